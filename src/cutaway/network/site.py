@@ -1,0 +1,147 @@
+"""A site: one tensor of a network, and how it is cut into units."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .edit import At
+
+
+class Cut(Protocol):
+    """How a tensor is cut into units: `join(*split(x))` gives x again, bit for bit."""
+
+    n: int | None
+
+    def split(self, x: Tensor, at: At) -> tuple[Tensor, Any]: ...
+    def join(self, z: Tensor, rest: Any) -> Tensor: ...
+    def spread(self, gate: Tensor, over: str, z: Tensor, rest: Any, at: At) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class View:
+    """A cut that only reshapes, in einops notation, such as `b t (u d) -> b t u d` for heads.
+
+    The axis named `u` counts units, `b` rows of the batch and `t` tokens. A leading `...` stands for axes without a name.
+    """
+
+    pattern: str = "... u -> ... u"
+    n: int | None = None
+
+    @property
+    def axes(self) -> list[str]:
+        return self.pattern.split("->")[1].split()
+
+    def split(self, x: Tensor, at: At) -> tuple[Tensor, Any]:
+        left, right = (side.strip() for side in self.pattern.split("->"))
+        if left == right:
+            return x, None
+        sizes = {"u": self.n} if "(u d)" in left else {}
+        return rearrange(x, self.pattern, **sizes), f"{right} -> {left}"
+
+    def join(self, z: Tensor, rest: str | None) -> Tensor:
+        return z if rest is None else rearrange(z, rest)
+
+    def spread(self, gate: Tensor, over: str, z: Tensor, rest: Any, at: At) -> Tensor:
+        """Shape a gate over the named axes so that it broadcasts against z; `t` is read as the absolute position."""
+        gate, names = by_position(gate, over, at)
+        axes = self.axes
+        if axes[0] == "...":
+            axes = [""] * (z.ndim - len(axes) + 1) + axes[1:]
+            axes[:1] = ["b"] if z.ndim > 1 else axes[:1]
+            axes[1:2] = ["t"] if z.ndim == 3 else axes[1:2]
+        missing = [name for name in names if name not in axes]
+        if missing:
+            raise ValueError(f"the gate is over {over!r}, but this site has the axes {' '.join(self.axes)!r}.")
+        gate = gate.permute([names.index(name) for name in axes if name in names])
+        sizes = iter(gate.shape)
+        shape = [next(sizes) if name in names else 1 for name in axes]
+        for name, size, own in zip(axes, shape, z.shape, strict=True):
+            if size not in (1, own):
+                raise ValueError(f"the gate has {size} values along {name!r}, but the site has {own}.")
+        return gate.reshape(shape)
+
+
+def by_position(gate: Tensor, over: str, at: At) -> tuple[Tensor, list[str]]:
+    """Turn a gate over absolute positions into one over the tokens of this pass; unnamed positions stay open (1)."""
+    names = over.split()
+    if gate.ndim != len(names):
+        raise ValueError(f"a gate over {over!r} needs {len(names)} axes; found the shape {tuple(gate.shape)}.")
+    if "t" not in names or at.whole(gate.shape[names.index("t")]):
+        return gate, names
+    t = names.index("t")
+    gate = torch.cat([gate, torch.ones_like(gate.narrow(t, 0, 1))], dim=t)
+    positions = at.positions.clamp(max=gate.shape[t] - 1)
+    if positions.ndim == 1:
+        return gate.index_select(t, positions), names
+    others = [name for name in names if name not in "bt"]
+    gate = gate.permute([names.index(name) for name in ["b", "t", *others] if name in names])
+    if "b" in names:
+        gate = gate[torch.arange(len(positions), device=gate.device)[:, None], positions]
+    else:
+        gate = gate[positions]
+    return gate, ["b", "t", *others]
+
+
+@dataclass(frozen=True)
+class Experts(View):
+    """Routing weights of a mixture of experts: [b, t, expert], zero for the experts that a token does not visit.
+
+    The experts' module takes (hidden [b t, d], chosen experts [b t, k], their weights [b t, k]); the cut spreads the
+    weights over all experts and gathers them again.
+    """
+
+    pattern: str = "b t u -> b t u"
+
+    def __init__(self, n: int):
+        object.__setattr__(self, "n", n)
+
+    def split(self, x: Tensor, at: At) -> tuple[Tensor, Tensor]:
+        chosen = at.module_args[1].view(x.shape)
+        return x.new_zeros(*x.shape[:-1], self.n).scatter(-1, chosen, x), chosen
+
+    def join(self, z: Tensor, chosen: Tensor) -> Tensor:
+        return z.gather(-1, chosen)
+
+
+@dataclass(frozen=True)
+class Site:
+    """One tensor of a network.
+
+    name: Cutaway's name, such as `blocks.3.mlp.neurons`, or `path:in`, `path:out`, `path:weight`.
+    path: the module's path in the network ("" is the network itself).
+    io: `in`, `out`, `pattern` (attention weights after softmax) or the name of a parameter.
+    pick: which element of the module's output or input is meant, where it has several.
+    flat: the module sees the tensor as [b t, ...]; everybody else sees it as [b, t, ...].
+    """
+
+    name: str
+    path: str
+    io: str = "out"
+    cut: Cut = field(default_factory=View)
+    pick: int | str = 0
+    editable: bool = True
+    flat: bool = False
+
+    @property
+    def n(self) -> int | None:
+        """The number of units, where it is known before a pass."""
+        return self.cut.n
+
+    @property
+    def is_weight(self) -> bool:
+        return self.io not in ("in", "out", "pattern")
+
+    @property
+    def block(self) -> int | None:
+        """The block's number, for sites inside a block."""
+        parts = self.name.split(".")
+        return int(parts[1]) if parts[0] == "blocks" and len(parts) > 1 and parts[1].isdigit() else None
+
+    def __str__(self) -> str:
+        return self.name

@@ -143,7 +143,9 @@ def touching(root: nn.Module, state: Touches, touches: Sequence[tuple[Site, Touc
         def begin(module: nn.Module, args: tuple, kwargs: dict) -> None:
             state.at = At(module, args, kwargs)
 
-        undo.callback(state.base.register_forward_pre_hook(begin, with_kwargs=True).remove)
+        # Most networks pass through their base model, and people call it alone; OPT's goes round it.
+        for module in {root, state.base}:
+            undo.callback(module.register_forward_pre_hook(begin, with_kwargs=True).remove)
         for site, fn in touches:
             fn = _unflattened(fn) if site.flat else fn
             module = root.get_submodule(site.path)

@@ -1,0 +1,7 @@
+"""Each metric once, with its n and interval."""
+
+from .figure import Figure, bootstrap, ratio
+from .loss import row_loss, token_loss, token_targets
+from .measure import METRICS, measure
+
+__all__ = ["METRICS", "Figure", "bootstrap", "measure", "ratio", "row_loss", "token_loss", "token_targets"]

@@ -1,0 +1,45 @@
+"""What the network gets wrong: the loss of each token, row and image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..network import Network
+
+
+def token_targets(batch: Any, kind: str) -> tuple[Tensor, Tensor]:
+    """The targets of each prediction and which of them count: [b, t - 1] for causal, [b, t] for masked, [b] for images.
+
+    A next-token prediction counts when its target is kept, so that no metric rests on begin, padding or other special
+    tokens.
+    """
+    if kind == "causal":
+        ids = batch.inputs["input_ids"][:, 1:]
+        keep = batch.keep[:, 1:] if batch.keep is not None else torch.ones_like(ids, dtype=torch.bool)
+        return ids, keep
+    if batch.labels is None:
+        raise ValueError(f"a network of kind {kind!r} has no loss on data without labels; give labels, or a metric= of "
+                         "your own (a function of network and batch that returns one number a row).")
+    return batch.labels, batch.labels != -100
+
+
+def token_loss(logits: Tensor, batch: Any, kind: str) -> tuple[Tensor, Tensor]:
+    """Cross-entropy in nats of each prediction and which of them count, in the shapes of `token_targets`."""
+    targets, counts = token_targets(batch, kind)
+    targets, counts = targets.to(logits.device), counts.to(logits.device)
+    if kind == "causal":
+        logits = logits[:, :-1]
+    losses = F.cross_entropy(logits.flatten(0, -2).float(), targets.flatten().clamp(min=0), reduction="none")
+    return losses.view(targets.shape) * counts, counts
+
+
+def row_loss(net: Network, batch: Any) -> Tensor:
+    """Mean loss in nats of each row over the predictions that count: [b], differentiable."""
+    losses, counts = token_loss(net.logits(batch), batch, net.kind)
+    if losses.ndim == 1:
+        return losses
+    return losses.sum(1) / counts.sum(1).clamp(min=1)

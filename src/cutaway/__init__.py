@@ -1,0 +1,1 @@
+"""Cutaway finds what matters inside a neural network, and acts on it."""

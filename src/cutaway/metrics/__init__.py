@@ -3,5 +3,6 @@
 from .figure import Figure, bootstrap, ratio
 from .loss import row_loss, token_loss, token_targets
 from .measure import METRICS, measure
+from .reconstruction import Reconstruction
 
-__all__ = ["METRICS", "Figure", "bootstrap", "measure", "ratio", "row_loss", "token_loss", "token_targets"]
+__all__ = ["METRICS", "Figure", "Reconstruction", "bootstrap", "measure", "ratio", "row_loss", "token_loss", "token_targets"]

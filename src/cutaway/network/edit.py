@@ -30,6 +30,9 @@ class At:
         if len(args) == 1 and isinstance(args[0], dict):
             self.inputs = args[0]
         self.module_args: tuple = ()
+        # How many tokens are already in the cache: read now, because the pass itself will add its own.
+        cache: Any = self.inputs.get("past_key_values")
+        self.past = int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
 
     @property
     def module_input(self) -> Tensor | None:
@@ -49,15 +52,14 @@ class At:
         return 1 if self._main is None else self._main.shape[0]
 
     @property
+    def reads_images(self) -> bool:
+        """Whether the network reads images [b, channels, height, width]."""
+        return self._main is not None and self._main.ndim == 4
+
+    @property
     def tokens(self) -> Tensor | None:
         """The token ids [b, t] of this pass, where the network reads tokens."""
         return self.inputs.get("input_ids")
-
-    @cached_property
-    def past(self) -> int:
-        """How many tokens are already in the cache."""
-        cache = self.inputs.get("past_key_values")
-        return int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
 
     @cached_property
     def left_padding(self) -> Tensor | None:
@@ -71,8 +73,8 @@ class At:
     def positions(self) -> Tensor:
         """Absolute positions of this pass's tokens, counted from each row's first real token: [t], or [b, t]."""
         main = self._main
-        if main is None or main.ndim < 2:
-            raise ValueError("an edit by token position needs an input with a token axis.")
+        if main is None or not self.has_positions:
+            raise ValueError("an edit by token position needs an input with a token axis, [b, t] or [b, t, d].")
         positions = self.past + torch.arange(main.shape[1], device=main.device)
         if self.left_padding is not None:
             positions = (positions[None] - self.left_padding[:, None]).clamp(min=0)
@@ -80,14 +82,19 @@ class At:
 
     def whole(self, length: int) -> bool:
         """Whether this pass holds exactly the positions 0 to length - 1, or its token axis is not the input's."""
-        main = self._main
-        if main is None or main.ndim < 2 or main.ndim > 3:
+        if not self.has_positions:
             return True
-        return self.past == 0 and self.left_padding is None and main.shape[1] == length
+        return self.past == 0 and self.left_padding is None and self._main.shape[1] == length  # type: ignore[union-attr]
+
+    @property
+    def has_positions(self) -> bool:
+        """Whether the input has a token axis: [b, t] or [b, t, d]."""
+        return self._main is not None and self._main.ndim in (2, 3)
 
 
 Reference = Callable[[Tensor, At], Tensor]
 Touch = Callable[[Tensor, At], "Tensor | None"]
+Hook = Callable[..., Any]
 
 
 def zero(z: Tensor, at: At) -> Tensor:
@@ -116,20 +123,36 @@ class Edit:
 
     def __call__(self, x: Tensor, at: At) -> Tensor:
         cut = self.site.cut  # type: ignore[union-attr]
+        if not x.is_floating_point():
+            raise ValueError(f"{self.site} holds {x.dtype} values, which no gate can scale; edit what they lead to.")
         z, rest = cut.split(x, at)
-        gate = torch.as_tensor(self.gate, dtype=z.dtype, device=z.device)
-        ref = self.ref(z, at).to(z.dtype).expand_as(z)
+        try:
+            gate = cut.spread(torch.as_tensor(self.gate, dtype=z.dtype, device=z.device), self.over, z, rest, at)
+        except ValueError as error:
+            raise ValueError(f"the edit at {self.site}: {error}") from error
+        ref = torch.as_tensor(self.ref(z, at)).to(z)
+        if not _fits(ref, z):
+            raise ValueError(f"the reference at {self.site} has the shape {tuple(ref.shape)}, which does not broadcast "
+                             f"to the site's {tuple(z.shape)}.")
         # lerp is exact at both ends: gate 1 returns z and gate 0 returns ref, bit for bit.
-        return cut.join(torch.lerp(ref, z, cut.spread(gate, self.over, z, rest, at)), rest)
+        return cut.join(torch.lerp(ref.expand_as(z), z, gate), rest)
+
+
+def _fits(x: Tensor, z: Tensor) -> bool:
+    """Whether x broadcasts to the shape of z."""
+    return x.ndim <= z.ndim and all(n in (1, m) for n, m in zip(x.shape[::-1], z.shape[::-1], strict=False))
 
 
 @dataclass
 class Touches:
-    """The hooks of one network while somebody looks at it or edits it."""
+    """What a network's hooks share while somebody looks at it or edits it.
+
+    level: how many `as_it_is` blocks are open; a touch acts only in the level in which it was put in force.
+    """
 
     base: nn.Module
     at: At = field(default_factory=At)
-    suspended: bool = False
+    level: int = 0
 
 
 @contextmanager
@@ -140,91 +163,93 @@ def touching(root: nn.Module, state: Touches, touches: Sequence[tuple[Site, Touc
     an error.
     """
     with ExitStack() as undo:
-        def begin(module: nn.Module, args: tuple, kwargs: dict) -> None:
-            state.at = At(module, args, kwargs)
-
-        # Most networks pass through their base model, and people call it alone; OPT's goes round it.
-        for module in {root, state.base}:
-            undo.callback(module.register_forward_pre_hook(begin, with_kwargs=True).remove)
+        # Some networks are called by their root, some (in generation, or inside another's wrapper) by their base.
+        for module in dict.fromkeys((root, state.base)):
+            begin, end = _pass_hooks(state)
+            undo.callback(module.register_forward_pre_hook(begin, with_kwargs=True, prepend=True).remove)
+            undo.callback(module.register_forward_hook(end, always_call=True).remove)
+        undo.callback(setattr, state, "at", state.at)
         for site, fn in touches:
-            fn = _unflattened(fn) if site.flat else fn
             module = root.get_submodule(site.path)
+            touch = _at_its_level(_unflattened(fn) if site.flat else fn, state)
             if site.io == "pattern":
-                undo.enter_context(attention.touching(root, module, _when_active(fn, state)))
+                undo.enter_context(attention.touching(root, module, touch))
             elif site.io == "in":
-                hook = _input_hook(fn, state, site.pick)
+                hook = _input_hook(touch, state, site.pick)
                 undo.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
             elif site.io == "out":
-                hook = _output_hook(fn, state, site.pick)
+                hook = _output_hook(touch, state, site.pick)
                 undo.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
             else:
-                before, after = _weight_hooks(fn, state, site.io)
+                before, after = _weight_hooks(touch, site.io)
+                undo.callback(after, module)
                 undo.callback(module.register_forward_pre_hook(before).remove)
                 undo.callback(module.register_forward_hook(after, always_call=True).remove)
         yield
 
 
-def _when_active(fn: Touch, state: Touches) -> Callable[[Tensor], Tensor]:
-    def call(x: Tensor) -> Tensor:
-        new = None if state.suspended else fn(x, state.at)
-        return x if new is None else new
-    return call
+def _pass_hooks(state: Touches) -> tuple[Hook, Hook]:
+    """Know the pass that is running; a pass inside another, such as one that a reference makes, is undone after it."""
+    outer: list[At] = []
+
+    def begin(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        outer.append(state.at)
+        state.at = At(module, args, kwargs)
+
+    def end(module: nn.Module, *_: Any) -> None:
+        state.at = outer.pop()
+
+    return begin, end
+
+
+def _at_its_level(fn: Touch, state: Touches) -> Callable[[Tensor], Tensor | None]:
+    level = state.level
+    return lambda x: fn(x, state.at) if state.level == level else None
 
 
 def _unflattened(fn: Touch) -> Touch:
     def call(x: Tensor, at: At) -> Tensor | None:
-        new = fn(x.view(at.rows, -1, *x.shape[1:]), at)
+        new = fn(x.reshape(at.rows, -1, *x.shape[1:]), at)
         return None if new is None else new.reshape(x.shape)
     return call
 
 
-def _input_hook(fn: Touch, state: Touches, pick: int | str):
-    def hook(module: nn.Module, args: tuple, kwargs: dict):
-        if state.suspended:
-            return None
+def _input_hook(touch: Callable[[Tensor], Tensor | None], state: Touches, pick: Any) -> Hook:
+    def hook(module: nn.Module, args: tuple, kwargs: dict) -> tuple | None:
         state.at.module_args = args or tuple(kwargs.values())
         if isinstance(pick, str) or not args:
             name = pick if isinstance(pick, str) else next(iter(kwargs))
-            new = fn(kwargs[name], state.at)
+            new = touch(kwargs[name])
             return None if new is None else (args, {**kwargs, name: new})
-        new = fn(args[pick], state.at)
+        new = touch(args[pick])
         return None if new is None else ((*args[:pick], new, *args[pick + 1:]), kwargs)
     return hook
 
 
-def _output_hook(fn: Touch, state: Touches, pick: int | str):
-    def hook(module: nn.Module, args: tuple, kwargs: dict, output: Any):
-        if state.suspended:
-            return None
+def _output_hook(touch: Callable[[Tensor], Tensor | None], state: Touches, pick: Any) -> Hook:
+    def hook(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
         state.at.module_args = args or tuple(kwargs.values())
         if isinstance(output, Tensor):
-            return fn(output, state.at)
+            return touch(output)
         if isinstance(output, tuple):
-            new = fn(output[pick], state.at)
+            new = touch(output[pick])
             return None if new is None else (*output[:pick], new, *output[pick + 1:])
         key = next(iter(output)) if pick == 0 else pick
-        new = fn(output[key], state.at)
+        new = touch(output[key])
         if new is not None:
             output[key] = new
         return output
     return hook
 
 
-def _weight_hooks(fn: Touch, state: Touches, name: str):
+def _weight_hooks(touch: Callable[[Tensor], Tensor | None], name: str) -> tuple[Hook, Hook]:
     """Shadow a parameter by an edited tensor for the length of its module's forward pass."""
-    cache: dict[str, Any] = {}
-
     def before(module: nn.Module, args: tuple) -> None:
-        if state.suspended:
-            return
-        weight = getattr(module, name)
-        key = (id(weight), weight._version)
-        if torch.is_grad_enabled() or cache.get("key") != key:
-            cache.update(key=key, edited=fn(weight, state.at), weight=weight)
-        if cache["edited"] is not None:
-            module.__dict__[name] = cache["edited"]
+        edited = touch(getattr(module, name))
+        if edited is not None:
+            module.__dict__[name] = edited
 
-    def after(module: nn.Module, args: tuple, output: Any) -> None:
+    def after(module: nn.Module, *_: Any) -> None:
         module.__dict__.pop(name, None)
 
     return before, after

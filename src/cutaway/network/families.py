@@ -7,8 +7,9 @@ for types that are not listed by the first row whose paths all exist.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from .site import Experts, Site, View
 
@@ -33,9 +34,10 @@ class Family:
         return [p for p in (self.attn, self.heads, self.pattern, self.mlp, self.neurons) if p]
 
 
-_LLAMA = dict(blocks="layers", attn="self_attn", heads="self_attn.o_proj", pattern="self_attn", mlp="mlp", norm="norm")
-_BERT = dict(blocks="encoder.layer", attn="attention.output.dense", heads="attention.output.dense",
-             pattern="attention.self", mlp="output.dense", neurons="output.dense")
+_LLAMA: dict[str, Any] = dict(blocks="layers", attn="self_attn", heads="self_attn.o_proj", pattern="self_attn",
+                              mlp="mlp", norm="norm")
+_BERT: dict[str, Any] = dict(blocks="encoder.layer", attn="attention.output.dense", heads="attention.output.dense",
+                             pattern="attention.self", mlp="output.dense", neurons="output.dense")
 
 FAMILIES = (
     Family("gpt2", ("gpt2",), "h", "attn", "attn.c_proj", "attn", "mlp", "mlp.c_proj", "ln_f"),
@@ -76,30 +78,36 @@ def family_of(base: nn.Module) -> Family | None:
     return None
 
 
-def inputs_of(module: nn.Module) -> int:
-    """The number of inputs of a linear map, whichever way round it stores its weight."""
-    if isinstance(module, nn.Linear):
-        return module.in_features
-    weight = module.weight  # transformers' Conv1D keeps [in, out]
-    return weight.shape[0] if type(module).__name__ == "Conv1D" else weight.shape[1]
+# What the modules of PyTorch and transformers call the number of their inputs and of their outputs.
+_INPUTS, _OUTPUTS = ("in_features", "in_channels", "nx"), ("out_features", "out_channels", "nf", "embedding_dim")
 
 
-def outputs_of(module: nn.Module) -> int:
-    if isinstance(module, nn.Linear):
-        return module.out_features
-    weight = module.weight
-    return weight.shape[1] if type(module).__name__ == "Conv1D" else weight.shape[0]
+def inputs_of(module: nn.Module) -> int | None:
+    """The number of features that a module takes, whichever way round it stores its weight; none if it has no say."""
+    return _width(module, _INPUTS)
+
+
+def outputs_of(module: nn.Module) -> int | None:
+    """The number of features that a module gives; none if it has no say."""
+    return _width(module, _OUTPUTS)
+
+
+def _width(module: nn.Module, names: tuple[str, ...]) -> int | None:
+    weight = getattr(module, "weight", None)
+    elementwise = weight.shape[0] if isinstance(weight, Tensor) and weight.ndim == 1 else None  # a norm
+    return next((getattr(module, name) for name in names if hasattr(module, name)), elementwise)
 
 
 def family_sites(family: Family, base: nn.Module, prefix: str) -> dict[str, Site]:
     """Every named site of a network, checked against the shapes of the modules that it names."""
-    config, blocks = base.config, base.get_submodule(family.blocks)
+    config: Any = base.config
+    blocks: Any = base.get_submodule(family.blocks)
     plain = f"{family.axes} -> {family.axes}"
     width = getattr(config, "hidden_size", None) if family.axes == "b t u" else None
     n_heads = getattr(config, "num_attention_heads", None)
     sites: dict[str, Site] = {}
 
-    def add(name: str, path: str, io: str = "out", pattern: str = plain, n: int | None = width, **more) -> None:
+    def add(name: str, path: str, io: str = "out", pattern: str = plain, n: int | None = width, **more: Any) -> None:
         sites[name] = Site(name, path, io, View(pattern, n), **more)
 
     add("embed", f"{prefix}{family.blocks}.0", "in")
@@ -108,7 +116,7 @@ def family_sites(family: Family, base: nn.Module, prefix: str) -> dict[str, Site
         add(name, path)
         if family.attn and _has(block, family.heads):
             wide = inputs_of(block.get_submodule(family.heads))
-            if wide % n_heads:
+            if wide is None or n_heads is None or wide % n_heads:
                 raise ValueError(f"{path}.{family.heads} takes {wide} inputs, which {n_heads} heads cannot share.")
             add(f"{name}.attn", f"{path}.{family.attn}")
             add(f"{name}.attn.heads", f"{path}.{family.heads}", "in", "b t (u d) -> b t u d", n_heads)
@@ -117,9 +125,10 @@ def family_sites(family: Family, base: nn.Module, prefix: str) -> dict[str, Site
             add(f"{name}.mlp", f"{path}.{family.mlp}", flat=family.flat)
         if family.experts and _has(block, family.experts):
             n = block.get_submodule(family.experts).num_experts
-            add(f"{name}.mlp.router", f"{path}.{family.router}", n=n, editable=False, flat=True)
+            if _has(block, family.router):
+                add(f"{name}.mlp.router", f"{path}.{family.router}", n=n, editable=False, flat=True)
             experts = f"{name}.mlp.experts"
-            sites[experts] = Site(experts, f"{path}.{family.experts}", "in", Experts(n), pick=2, flat=True)
+            sites[experts] = Site(experts, f"{path}.{family.experts}", "in", Experts(n=n), pick=2, flat=True)
         elif family.neurons and _has(block, family.neurons):
             n = inputs_of(block.get_submodule(family.neurons))
             add(f"{name}.mlp.neurons", f"{path}.{family.neurons}", "in", n=n, flat=family.flat)

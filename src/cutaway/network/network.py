@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import fnmatch
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from . import attention
 from .edit import At, Edit, Touches, touching
 from .families import Family, family_of, family_sites, inputs_of, outputs_of
 from .site import Site, View
@@ -92,14 +93,25 @@ class Network:
                 site = self.site(name)
                 found[site.name] = site
                 continue
-            paths = [f"{path}:out" for path, _ in self.module.named_modules() if path]
-            parts = name.count(".")
-            matches = [known for known in [*self.named, *paths]
-                       if known.count(".") == parts and fnmatch.fnmatchcase(known, name)]
+            matches = self._matches(name)
             if not matches:
                 raise ValueError(f"no site of {self.name} matches {name!r}; it has {', '.join([*self.named][:6])}, ...")
             found.update((match, self.site(match)) for match in matches)
         return list(found.values())
+
+    def _matches(self, name: str) -> list[str]:
+        """The names of sites that fit a wildcard, part by part; a path may end in `:in`, `:out` or a parameter."""
+        path, _, io = name.partition(":")
+
+        def fits(known: str) -> bool:
+            return known.count(".") == path.count(".") and fnmatch.fnmatchcase(known, path)
+
+        found = [] if io else [known for known in self.named if fits(known)]
+        for known, module in self.module.named_modules():
+            has = ("in", "out", *dict(module.named_parameters(recurse=False)))
+            if known and fits(known) and (io or "out") in has:
+                found.append(f"{known}:{io or 'out'}")
+        return found
 
     def __repr__(self) -> str:
         parameters = sum(p.numel() for p in self.module.parameters())
@@ -114,13 +126,14 @@ class Network:
         if isinstance(inputs, str) or (isinstance(inputs, list) and isinstance(inputs[0], str)):
             inputs = self.tokens(inputs)
         if isinstance(inputs, Tensor):
-            if self.config is not None:
-                inputs = {self.base.main_input_name: inputs}
-            else:
+            main = getattr(self.base, "main_input_name", None)
+            if main is None:
                 return self.module(inputs.to(self.device))
+            inputs = {main: inputs}
         if isinstance(inputs, Mapping):
-            inputs = {key: value.to(self.device) if isinstance(value, Tensor) else value for key, value in inputs.items()}
+            inputs = {key: x.to(self.device) if isinstance(x, Tensor) else x for key, x in inputs.items()}
             if self.kind == "sentence":
+                inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
                 return self.module(inputs)
             if self.kind == "causal":
                 inputs.setdefault("use_cache", False)
@@ -143,9 +156,10 @@ class Network:
             raise ValueError(f"{self.name} was opened without a tokenizer, so it cannot read text; give token ids.")
         batch = [text] if isinstance(text, str) else list(text)
         side = "left" if self.kind == "causal" else "right"
-        encoded = self.tokenizer(batch, return_tensors="pt", padding=len(batch) > 1, truncation=self.context is not None,
-                                 max_length=self.context, padding_side=side)
-        return {key: value.to(self.device) for key, value in encoded.items() if key != "token_type_ids" or self.kind != "causal"}
+        encoded = self.tokenizer(batch, return_tensors="pt", padding=len(batch) > 1, padding_side=side,
+                                 truncation=self.context is not None, max_length=self.context)
+        left_out = {"token_type_ids"} if self.kind == "causal" else set()
+        return {key: value.to(self.device) for key, value in encoded.items() if key not in left_out}
 
     def generate(self, prompt: str | list[str] | Tensor, max_new_tokens: int = 40, temperature: float = 0.0,
                  seed: int = 0, cache: bool = True) -> Any:
@@ -155,12 +169,18 @@ class Network:
         """
         if self.kind != "causal":
             raise ValueError(f"{self.name} is of kind {self.kind!r}; only causal language models generate text.")
-        inputs = {"input_ids": prompt.to(self.device)} if isinstance(prompt, Tensor) else self.tokens(prompt)
-        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature > 0 else {"do_sample": False}
+        if isinstance(prompt, Tensor):
+            ids = prompt.to(self.device)
+            inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        else:
+            inputs = self.tokens(prompt)
+        sampling = {"temperature": temperature, "top_k": 0} if temperature > 0 else {}
         pad = getattr(self.tokenizer, "pad_token_id", None) if self.tokenizer is not None else 0
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(seed)
-            ids = self.module.generate(**inputs, max_new_tokens=max_new_tokens, use_cache=cache, pad_token_id=pad or 0, **sampling)
+            model: Any = self.module
+            ids = model.generate(**inputs, max_new_tokens=max_new_tokens, use_cache=cache, pad_token_id=pad or 0,
+                                 do_sample=temperature > 0, **sampling)
         if isinstance(prompt, Tensor):
             return ids
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
@@ -169,8 +189,8 @@ class Network:
     # --- looking and editing ------------------------------------------------------------------------------------------
 
     @contextmanager
-    def watched(self, watchers: Mapping[str | Site, Callable[[Tensor, At], Tensor | None]]) -> Iterator[Network]:
-        """Call a function on the tensor of each site in every pass; what it returns, if anything, replaces the tensor."""
+    def watched(self, watchers: Mapping[Any, Callable[[Tensor, At], Tensor | None]]) -> Iterator[Network]:
+        """Call a function on the tensor of each site in every pass; what it returns, if anything, takes its place."""
         touches = [(self.site(site), fn) for site, fn in watchers.items()]
         with touching(self.module, self._touches, touches):
             yield self
@@ -192,33 +212,40 @@ class Network:
         if len(names) != len(shape):
             raise ValueError(f"the gate at {site} has the shape {shape}, but is said to be over {edit.over!r}.")
         if "u" in names and site.n is not None and shape[names.index("u")] not in (1, site.n):
-            raise ValueError(f"the gate at {site} has {shape[names.index('u')]} values, but the site has {site.n} units.")
+            found = shape[names.index("u")]
+            raise ValueError(f"the gate at {site} has {found} values, but the site has {site.n} units.")
         return replace(edit, site=site)
 
     @contextmanager
     def as_it_is(self) -> Iterator[Network]:
-        """Suspend all edits and watchers for the length of a `with` block."""
-        before, self._touches.suspended = self._touches.suspended, True
+        """Suspend the edits and watchers that are in force for the length of a `with` block; new ones may be put in."""
+        self._touches.level += 1
         try:
-            yield self
+            with attention.closed(self.module):
+                yield self
         finally:
-            self._touches.suspended = before
+            self._touches.level -= 1
 
     def record(self, batch: Any, names: str | Site | Iterable[str | Site], grad: bool = False) -> dict[str, Tensor]:
-        """The tensors at some sites in one pass, by site name; the pass stops after the last of them."""
+        """The tensors at some sites in one pass, by site name; the pass stops after the last of them.
+
+        grad: keep the very tensors of the pass, for `torch.autograd.grad`; without it they are copies, which nothing
+            that the network does later in place can change.
+        """
         kept: dict[str, Tensor] = {}
         sites = self.sites(names)
 
-        def keeper(name: str):
+        def keeper(name: str) -> Callable[[Tensor, At], None]:
             def keep(x: Tensor, at: At) -> None:
-                kept[name] = x if grad else x.detach()
+                kept[name] = x if grad else x.detach().clone()
                 if len(kept) == len(sites):
                     raise Enough
             return keep
 
         weights = [site for site in sites if site.is_weight]
         kept.update((site.name, getattr(self.module.get_submodule(site.path), site.io)) for site in weights)
-        with self.watched({site: keeper(site.name) for site in sites if not site.is_weight}), torch.set_grad_enabled(grad):
+        keepers = {site: keeper(site.name) for site in sites if not site.is_weight}
+        with self.watched(keepers), torch.set_grad_enabled(grad):
             if len(kept) < len(sites):
                 self.run_until_enough(batch)
         missing = [site.name for site in sites if site.name not in kept]
@@ -228,10 +255,8 @@ class Network:
 
     def run_until_enough(self, batch: Any) -> None:
         """A pass that a watcher may end by raising `Enough`."""
-        try:
+        with suppress(Enough):
             self.forward(batch)
-        except Enough:
-            pass
 
 
 class Enough(Exception):
@@ -241,12 +266,12 @@ class Enough(Exception):
 def _base(module: nn.Module) -> tuple[nn.Module, str]:
     """The part of a network that holds the blocks, and its path with a dot at the end."""
     if type(module).__name__ == "SentenceTransformer":
-        inner = module[0].auto_model
+        inner: Any = module.get_submodule("0").auto_model
         path = next(path for path, m in module.named_modules() if m is inner)
         return inner, f"{path}."
     prefix = getattr(module, "base_model_prefix", "")
     if prefix and hasattr(module, prefix):
-        return getattr(module, prefix), f"{prefix}."
+        return module.get_submodule(prefix), f"{prefix}."
     return module, ""
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +27,9 @@ def open(model: nn.Module | str | Path, tokenizer: Any = None, *, device: str = 
     pickle: also read weights that are saved as a pickle, with `weights_only`; safetensors alone are read otherwise.
     """
     if isinstance(model, nn.Module):
-        return Network(model.to(device), tokenizer)
+        return Network(model.to(device), tokenizer or getattr(model, "tokenizer", None))
     name, path = str(model), BUNDLED.get(str(model), Path(model))
-    if not path.exists() and (path.is_absolute() or str(path).startswith(".")):
+    if not path.exists() and (path.is_absolute() or name.startswith(".") or name.count("/") > 1):
         raise FileNotFoundError(f"there is no folder {path}; give a folder with a config.json, a hub id or "
                                 f"{' or '.join(map(repr, BUNDLED))}.")
     if path.is_dir() and not (path / "config.json").exists() and not (path / "modules.json").exists():
@@ -36,38 +38,69 @@ def open(model: nn.Module | str | Path, tokenizer: Any = None, *, device: str = 
         raise ValueError(f"{path} holds no safetensors weights. If its weights are a pickle that you trust, open it "
                          "with pickle=True (on the command line --pickle).")
     source = str(path) if path.is_dir() else name
-    if (path / "modules.json").exists():
-        from sentence_transformers import SentenceTransformer
-        module = SentenceTransformer(source, device=device)
-        return Network(module, tokenizer or module.tokenizer, name=name)
-    module = _transformers_model(source, dtype, pickle).to(device)
-    if device == "cpu" and dtype is None and next(module.parameters()).dtype == torch.float16:
-        module = module.float()
-    tokenizer, processor = (tokenizer or _optional("AutoTokenizer", source, module),
-                            _optional("AutoImageProcessor", source, module))
-    return Network(module, tokenizer, processor, name=name)
+    build = _sentence_model if (path / "modules.json").exists() else _transformers_model
+    with _quietly():
+        module = _explained(build, source, {"dtype": dtype or "auto", "use_safetensors": None if pickle else True})
+        if device == "cpu" and dtype is None and next(module.parameters()).dtype == torch.float16:
+            module = module.float()
+        tokenizer = tokenizer or getattr(module, "tokenizer", None) or _optional("AutoTokenizer", source, module)
+        processor = _optional("AutoImageProcessor", source, module)
+    return Network(module.to(device), tokenizer, processor, name=name)
 
 
-def _transformers_model(source: str, dtype: str | None, pickle: bool) -> nn.Module:
+def _transformers_model(source: str, options: dict[str, Any]) -> nn.Module:
     import transformers
+    config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
+    architecture = getattr(transformers, (config.architectures or ["AutoModel"])[0], transformers.AutoModel)
+    return architecture.from_pretrained(source, **options)
+
+
+def _sentence_model(source: str, options: dict[str, Any]) -> nn.Module:
+    from sentence_transformers import SentenceTransformer
+    return SentenceTransformer(source, device="cpu", model_kwargs=options)
+
+
+def _explained(build: Callable[[str, dict[str, Any]], nn.Module], source: str, options: dict[str, Any]) -> nn.Module:
+    """Build a model, and say in one sentence why it could not be built."""
     try:
-        config = transformers.AutoConfig.from_pretrained(source)
-        architecture = getattr(transformers, (config.architectures or ["AutoModel"])[0], transformers.AutoModel)
-        return architecture.from_pretrained(source, dtype=dtype or "auto", use_safetensors=None if pickle else True)
+        return build(source, options)
     except OSError as error:
-        first = str(error).strip().splitlines()[0]
-        raise FileNotFoundError(f"{source!r} could not be opened as a local folder or from the hub: {first}") from error
-    except (json.JSONDecodeError, KeyError) as error:
-        raise ValueError(f"{source!r} has a configuration that transformers cannot read: {error}") from error
+        raise FileNotFoundError(f"{source!r} could not be opened as a local folder or from the hub: "
+                                f"{_first_line(error)}") from error
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{source!r} is not a model that transformers can read: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _optional(kind: str, source: str, module: nn.Module) -> Any:
     """The tokenizer or image processor saved with a model, if it reads text or images and has one."""
-    reads_text = getattr(module, "main_input_name", "") == "input_ids"
-    if reads_text != (kind == "AutoTokenizer"):
+    reads = {"input_ids": "AutoTokenizer", "pixel_values": "AutoImageProcessor"}
+    if reads.get(getattr(module, "main_input_name", "")) != kind:
         return None
     import transformers
     try:
         return getattr(transformers, kind).from_pretrained(source)
     except (OSError, ValueError, ImportError):
         return None
+
+
+def _not_about_torchvision(record: logging.LogRecord) -> bool:
+    """Everything but transformers' advice to install torchvision, which nothing here needs."""
+    return "requires torchvision" not in record.getMessage()
+
+
+logging.getLogger("transformers.utils.import_utils").addFilter(_not_about_torchvision)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Show transformers' progress bars only for what takes longer than two seconds."""
+    from transformers.utils import logging as bars
+    before = bars.set_tqdm_hook(lambda bar, args, kwargs: bar(*args, **{"delay": 2, **kwargs}))
+    try:
+        yield
+    finally:
+        bars.set_tqdm_hook(before)

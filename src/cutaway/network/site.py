@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class Cut(Protocol):
     """How a tensor is cut into units: `join(*split(x))` gives x again, bit for bit."""
 
-    n: int | None
-
+    @property
+    def n(self) -> int | None: ...
     def split(self, x: Tensor, at: At) -> tuple[Tensor, Any]: ...
     def join(self, z: Tensor, rest: Any) -> Tensor: ...
     def spread(self, gate: Tensor, over: str, z: Tensor, rest: Any, at: At) -> Tensor: ...
@@ -27,7 +27,8 @@ class Cut(Protocol):
 class View:
     """A cut that only reshapes, in einops notation, such as `b t (u d) -> b t u d` for heads.
 
-    The axis named `u` counts units, `b` rows of the batch and `t` tokens. A leading `...` stands for axes without a name.
+    The axis named `u` counts units, `b` rows of the batch and `t` tokens. A leading `...` stands for axes
+    whose names follow from the tensor: `b`, and `t` for the middle one of three; units come second in images.
     """
 
     pattern: str = "... u -> ... u"
@@ -37,6 +38,15 @@ class View:
     def axes(self) -> list[str]:
         return self.pattern.split("->")[1].split()
 
+    def names(self, z: Tensor, at: At | None = None) -> list[str]:
+        """The name of each axis of z, this site's tensor when it is cut; "" for axes without a name."""
+        if self.axes[0] != "...":
+            return self.axes
+        if z.ndim == 4 and at is not None and at.reads_images:
+            return ["b", "u", "h", "w"]
+        leading = ["b", "t"] if z.ndim == 3 else ["b", *[""] * (z.ndim - 2)]
+        return [*leading[:z.ndim - 1], *self.axes[1:]]
+
     def split(self, x: Tensor, at: At) -> tuple[Tensor, Any]:
         left, right = (side.strip() for side in self.pattern.split("->"))
         if left == right:
@@ -44,20 +54,15 @@ class View:
         sizes = {"u": self.n} if "(u d)" in left else {}
         return rearrange(x, self.pattern, **sizes), f"{right} -> {left}"
 
-    def join(self, z: Tensor, rest: str | None) -> Tensor:
+    def join(self, z: Tensor, rest: Any) -> Tensor:
         return z if rest is None else rearrange(z, rest)
 
     def spread(self, gate: Tensor, over: str, z: Tensor, rest: Any, at: At) -> Tensor:
         """Shape a gate over the named axes so that it broadcasts against z; `t` is read as the absolute position."""
-        gate, names = by_position(gate, over, at)
-        axes = self.axes
-        if axes[0] == "...":
-            axes = [""] * (z.ndim - len(axes) + 1) + axes[1:]
-            axes[:1] = ["b"] if z.ndim > 1 else axes[:1]
-            axes[1:2] = ["t"] if z.ndim == 3 else axes[1:2]
-        missing = [name for name in names if name not in axes]
-        if missing:
-            raise ValueError(f"the gate is over {over!r}, but this site has the axes {' '.join(self.axes)!r}.")
+        axes = self.names(z, at)
+        if any(name not in axes for name in over.split()):
+            raise ValueError(f"the gate is over {over!r}, but the site has the axes {' '.join(filter(None, axes))!r}.")
+        gate, names = by_position(gate, over, at, z.shape[axes.index("t")] if "t" in axes else None)
         gate = gate.permute([names.index(name) for name in axes if name in names])
         sizes = iter(gate.shape)
         shape = [next(sizes) if name in names else 1 for name in axes]
@@ -67,16 +72,20 @@ class View:
         return gate.reshape(shape)
 
 
-def by_position(gate: Tensor, over: str, at: At) -> tuple[Tensor, list[str]]:
-    """Turn a gate over absolute positions into one over the tokens of this pass; unnamed positions stay open (1)."""
+def by_position(gate: Tensor, over: str, at: At, tokens: int | None = None) -> tuple[Tensor, list[str]]:
+    """Turn a gate over absolute positions into one over the tokens of this pass; unnamed positions stay open (1).
+
+    tokens: how many tokens the site has, where it keeps only the pass's last ones (as logits do in generation).
+    """
     names = over.split()
     if gate.ndim != len(names):
         raise ValueError(f"a gate over {over!r} needs {len(names)} axes; found the shape {tuple(gate.shape)}.")
-    if "t" not in names or at.whole(gate.shape[names.index("t")]):
+    t = names.index("t") if "t" in names else None
+    if t is None or (at.whole(gate.shape[t]) and tokens in (None, gate.shape[t])) or not at.has_positions:
         return gate, names
-    t = names.index("t")
     gate = torch.cat([gate, torch.ones_like(gate.narrow(t, 0, 1))], dim=t)
-    positions = at.positions.clamp(max=gate.shape[t] - 1)
+    positions = at.positions if tokens is None else at.positions[..., -tokens:]
+    positions = positions.clamp(max=gate.shape[t] - 1)
     if positions.ndim == 1:
         return gate.index_select(t, positions), names
     others = [name for name in names if name not in "bt"]
@@ -97,16 +106,14 @@ class Experts(View):
     """
 
     pattern: str = "b t u -> b t u"
-
-    def __init__(self, n: int):
-        object.__setattr__(self, "n", n)
+    n: int = 0
 
     def split(self, x: Tensor, at: At) -> tuple[Tensor, Tensor]:
         chosen = at.module_args[1].view(x.shape)
         return x.new_zeros(*x.shape[:-1], self.n).scatter(-1, chosen, x), chosen
 
-    def join(self, z: Tensor, chosen: Tensor) -> Tensor:
-        return z.gather(-1, chosen)
+    def join(self, z: Tensor, rest: Any) -> Tensor:
+        return z.gather(-1, rest)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,33 @@
+"""A sparse code: which latents fire for each token, and how strongly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Codes:
+    """values and indices: [..., k]; a value of zero says that its latent does not fire. Indices in a row differ."""
+
+    values: Tensor
+    indices: Tensor
+
+    def dense(self, width: int) -> Tensor:
+        """[..., width]; for small things and for tests."""
+        return self.values.new_zeros(*self.values.shape[:-1], width).scatter_add(-1, self.indices, self.values)
+
+    @property
+    def l0(self) -> Tensor:
+        """How many latents fire for each token: [...]."""
+        return (self.values != 0).sum(-1)
+
+    def counts(self, width: int) -> Tensor:
+        """How many tokens each latent fires for: [width]."""
+        return torch.bincount(self.indices[self.values != 0], minlength=width)
+
+    def of(self, latent: int) -> Tensor:
+        """The activation of one latent for each token: [...]."""
+        return torch.where(self.indices == latent, self.values, 0).sum(-1)

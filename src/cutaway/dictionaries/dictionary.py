@@ -1,0 +1,198 @@
+"""A dictionary of features at one site, and the file that it is kept in."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..files import write_safetensors
+from ..network import At, Edit, Network, Site
+from .codes import Codes
+from .parts import SPARSIFIERS, TopK, part_to_json
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a dictionary's file says about itself besides its numbers.
+
+    site: Cutaway's name of the site; path: the model's own name of the module.
+    max_norm: activations of a greater norm (attention sinks) are left alone, in training, evaluation and display alike.
+    skip_tokens: ids of special tokens, which are left alone in the same way.
+    """
+
+    site: str = ""
+    path: str = ""
+    network: str = ""
+    data: str = ""
+    tokens: int = 0
+    max_norm: float = float("inf")
+    skip_tokens: tuple[int, ...] = ()
+    recipe: dict[str, Any] = field(default_factory=dict)
+
+
+class Dictionary(nn.Module):
+    """Sparse features of the activations x [..., d] at one site.
+
+    codes = sparsify((x - b_dec) @ W_enc.T + b_enc); reconstruction = codes @ W_dec + b_dec.
+    W_enc, W_dec: [width, d]; b_enc: [width]; b_dec: [d]. All in the site's own units: nothing is scaled at run time.
+    """
+
+    def __init__(self, d: int, width: int, sparsify: Any = None, facts: Facts = Facts(), tied: bool = False):  # noqa: B008
+        super().__init__()
+        self.sparsify = sparsify or TopK(32)
+        self.facts, self.tied = facts, tied
+        self.W_dec = nn.Parameter(torch.zeros(width, d))
+        self.W_enc = self.W_dec if tied else nn.Parameter(torch.zeros(width, d))
+        self.b_enc = nn.Parameter(torch.zeros(width))
+        self.b_dec = nn.Parameter(torch.zeros(d))
+
+    @property
+    def width(self) -> int:
+        return self.W_dec.shape[0]
+
+    @property
+    def d(self) -> int:
+        return self.W_dec.shape[1]
+
+    @property
+    def site(self) -> str:
+        return self.facts.site
+
+    def encode(self, x: Tensor, progress: float = 1.0) -> Codes:
+        """x: [..., d] -> values and indices [..., k]."""
+        if x.shape[-1] != self.d:
+            raise ValueError(f"this dictionary was learned on activations of width {self.d}; found {x.shape[-1]}.")
+        flat = x.reshape(-1, self.d)
+        codes = self.sparsify(flat - self.b_dec, self.W_enc, self.b_enc, progress)
+        return Codes(codes.values.view(*x.shape[:-1], -1), codes.indices.reshape(*x.shape[:-1], -1))
+
+    def decode(self, codes: Codes) -> Tensor:
+        """values and indices [..., k] -> [..., d]."""
+        return self.directions(codes) + self.b_dec
+
+    def directions(self, codes: Codes) -> Tensor:
+        """The weighted sum of decoder rows without the bias: what a change of the codes changes."""
+        from ..kernels import decode
+        k = codes.values.shape[-1]
+        flat = decode(codes.values.reshape(-1, k), codes.indices.reshape(-1, k), self.W_dec)
+        return flat.view(*codes.values.shape[:-1], self.d)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The reconstruction of x."""
+        return self.decode(self.encode(x))
+
+    def keeps(self, x: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """Which activations the dictionary speaks for: [...] bool; not special tokens and not attention sinks."""
+        keep = x.norm(dim=-1) <= self.facts.max_norm
+        if tokens is not None and self.facts.skip_tokens and tokens.shape == keep.shape:
+            keep = keep & ~torch.isin(tokens, torch.tensor(self.facts.skip_tokens, device=tokens.device))
+        return keep
+
+    # --- as a site and as an edit -------------------------------------------------------------------------------------
+
+    def features(self, net: Network) -> Site:
+        """This dictionary's features as a site: its units are the latents, and the error of reconstruction is kept."""
+        site = self.placed(net)
+        return replace(site, name=f"{site.name}.features", cut=Latents(self))
+
+    def splice(self, net: Network) -> Edit:
+        """The edit that puts the reconstruction in the place of the activations that the dictionary speaks for."""
+        def reconstruction(x: Tensor, at: At) -> Tensor:
+            return torch.where(self.keeps(x, at.tokens)[..., None], self(x.to(self.W_dec.dtype)).to(x.dtype), x)
+        return Edit(raw(self.placed(net)), reconstruction)
+
+    def placed(self, net: Network) -> Site:
+        """The site in a network that this dictionary belongs to, with a check of its width."""
+        if not self.site:
+            raise ValueError("this dictionary's file does not say at which site it was learned; give facts with a site.")
+        return net.site(self.site)
+
+    # --- file ---------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> Path:
+        """Write one safetensors file that states its own conventions in its header."""
+        path = Path(path)
+        tensors = {name: p.detach().contiguous().cpu() for name, p in self.named_parameters()}
+        header = {
+            "format": FORMAT, "d": self.d, "width": self.width, "sparsify": part_to_json(self.sparsify), "tied": self.tied,
+            "layout": "W_enc and W_dec are [width, d]", "b_dec": "subtracted from the input and added to the output",
+            "input_scale": "none: folded into the weights", **vars(self.facts)}
+        write_safetensors(path, tensors, {"cutaway": json.dumps(header)})
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Dictionary:
+        """Read a dictionary that `save` wrote."""
+        from safetensors import SafetensorError, safe_open
+        try:
+            with safe_open(str(path), "pt") as file:
+                header = json.loads((file.metadata() or {}).get("cutaway", "null"))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"there is no dictionary at {path}.") from error
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a whole safetensors file ({error}); only safetensors are read here.") from error
+        if header is None:
+            raise ValueError(f"{path} holds tensors but not Cutaway's header, so its conventions are unknown.")
+        if header["format"] > FORMAT:
+            raise ValueError(f"{path} has format {header['format']}; this version of Cutaway reads up to {FORMAT}.")
+        sparsify = dict(header["sparsify"])
+        facts = Facts(**{name: header[name] for name in Facts.__dataclass_fields__})
+        facts = replace(facts, skip_tokens=tuple(facts.skip_tokens))
+        dictionary = cls(header["d"], header["width"], SPARSIFIERS[sparsify.pop("name")](**sparsify), facts, header["tied"])
+        if header["tied"]:
+            tensors["W_enc"] = tensors["W_dec"]
+        dictionary.load_state_dict(tensors)
+        return dictionary.requires_grad_(False)
+
+    def extra_repr(self) -> str:
+        return f"d={self.d}, width={self.width}, {self.sparsify}, site={self.site!r}"
+
+
+def raw(site: Site) -> Site:
+    """The same tensor, not cut into units."""
+    from ..network import View
+    return replace(site, cut=View())
+
+
+@dataclass(frozen=True)
+class Latents:
+    """The cut of a site by a dictionary: z is the codes' values [b, t, k], and a gate over `u` is read at their indices."""
+
+    dictionary: Dictionary
+
+    @property
+    def n(self) -> int:
+        return self.dictionary.width
+
+    def split(self, x: Tensor, at: At) -> tuple[Tensor, Any]:
+        codes = self.dictionary.encode(x.to(self.dictionary.W_dec.dtype))
+        keep = self.dictionary.keeps(x, at.tokens)
+        values = torch.where(keep[..., None], codes.values, 0)
+        return values, (x, Codes(values, codes.indices))
+
+    def join(self, z: Tensor, rest: Any) -> Tensor:
+        x, codes = rest
+        return x + self.dictionary.directions(Codes(z - codes.values, codes.indices)).to(x.dtype)
+
+    def spread(self, gate: Tensor, over: str, z: Tensor, rest: Any, at: At) -> Tensor:
+        names, indices = over.split(), rest[1].indices
+        if not names:
+            return gate
+        if not set(names) <= {"b", "t", "u"} or names != [n for n in ("b", "t", "u") if n in names]:
+            raise ValueError(f"a gate on features is over 'u', 'b u' or 'b t u'; found {over!r}.")
+        if "t" in names and not at.whole(gate.shape[names.index("t")]):
+            raise ValueError("a gate on features by position needs a pass over whole rows, without a cache.")
+        if "u" not in names:
+            return gate.reshape([gate.shape[names.index(n)] if n in names else 1 for n in ("b", "t", "u")])
+        shape = [gate.shape[names.index(n)] if n in names else 1 for n in ("b", "t")]
+        if indices.ndim == 2:
+            shape = shape[:1]
+        return gate.reshape(*shape, self.n).expand(*indices.shape[:-1], self.n).gather(-1, indices)

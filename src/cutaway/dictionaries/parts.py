@@ -1,0 +1,138 @@
+"""The parts of which recipes are made: sparsifiers and loss terms.
+
+A sparsifier turns inputs into sparse codes. A loss term is a function of one training pass. Both are frozen dataclasses, so
+that a recipe can be printed, saved and compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .. import kernels
+from .codes import Codes
+
+if TYPE_CHECKING:
+    from .dictionary import Dictionary
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The k largest pre-activations of each token, and of those the positive ones (arXiv 2406.04093, section 2.3)."""
+
+    k: int
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor, progress: float = 1.0) -> Codes:
+        values, indices = kernels.encode_topk(x, weight, bias, min(self.k, len(weight)))
+        return Codes(values.relu(), indices)
+
+
+@dataclass(frozen=True)
+class ReLU:
+    """All positive pre-activations."""
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor, progress: float = 1.0) -> Codes:
+        z = F.linear(x, weight, bias).relu()
+        most = max(1, int((z > 0).sum(-1).max())) if z.numel() else 1
+        if most > z.shape[-1] // 4:  # early in training most latents fire, and a selection would cost more than it saves
+            return Codes(z, torch.arange(z.shape[-1], device=z.device).expand(z.shape))
+        return Codes(*z.topk(most, dim=-1, sorted=False))
+
+
+@dataclass(frozen=True)
+class LargestLinear:
+    """The k largest pre-activations by value, of any sign (arXiv 1312.5663): k falls from `first` over half the training."""
+
+    k: int
+    first: int | None = None
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor, progress: float = 1.0) -> Codes:
+        start = self.k if self.first is None else max(self.first, self.k)
+        k = round(start + (self.k - start) * min(1.0, 2 * progress))
+        return Codes(*kernels.encode_topk(x, weight, bias, min(k, len(weight))))
+
+
+SPARSIFIERS: dict[str, type] = {"topk": TopK, "relu": ReLU, "largest-linear": LargestLinear}
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One training pass, for loss terms to read.
+
+    x: [n, d] in normalised units; codes and reconstruction of it; silent: [width] tokens since each latent last fired;
+    variance: of x about its mean, per token; progress: the share of training that is done.
+    """
+
+    dictionary: Dictionary
+    x: Tensor
+    codes: Codes
+    reconstruction: Tensor
+    silent: Tensor
+    variance: float
+    progress: float
+    penalty: float = 1.0
+
+
+Loss = Callable[[Pass], Tensor]
+
+
+@dataclass(frozen=True)
+class SquaredError:
+    """Squared error of the reconstruction as a share of the variance of the data: FVU on the batch."""
+
+    def __call__(self, p: Pass) -> Tensor:
+        return (p.reconstruction - p.x).pow(2).sum(-1).mean() / p.variance
+
+
+@dataclass(frozen=True)
+class L1:
+    """Sum of activations weighted by the decoder's norms, so that scaling a latent does not escape the penalty.
+
+    Divided by the square root of the variance and warmed up linearly over the first `warmup` of the training.
+    """
+
+    coefficient: float
+    warmup: float = 0.05
+
+    def __call__(self, p: Pass) -> Tensor:
+        norms = F.embedding(p.codes.indices, p.dictionary.W_dec.norm(dim=1, keepdim=True)).squeeze(-1)
+        share = min(1.0, p.progress / self.warmup) if self.warmup else 1.0
+        return self.coefficient * p.penalty * share * (p.codes.values.abs() * norms).sum(-1).mean() / p.variance**0.5
+
+
+@dataclass(frozen=True)
+class AuxK:
+    """Dead latents learn to reconstruct what is left over (arXiv 2406.04093, appendix A.2).
+
+    The `k` largest dead latents (default d / 2) reconstruct the detached residual; the squared error is taken as a share of
+    the residual's variance and weighted by `weight`, and by #dead / k when fewer are dead. A latent is dead when it has
+    been silent for `dead_after` tokens. Differs from the authors' code: no decoder bias on either side of the error.
+    """
+
+    dead_after: int
+    weight: float = 1 / 32
+    k: int | None = None
+
+    def __call__(self, p: Pass) -> Tensor:
+        dead = (p.silent >= self.dead_after).nonzero().flatten()
+        k = self.k or p.x.shape[-1] // 2
+        if len(dead) == 0:
+            return p.x.new_zeros(())
+        d = p.dictionary
+        residual = (p.x - p.reconstruction).detach()
+        values, chosen = kernels.encode_topk(p.x - d.b_dec, d.W_enc[dead], d.b_enc[dead], min(k, len(dead)))
+        error = kernels.decode(values.relu(), chosen, d.W_dec[dead]) - residual
+        spread = (residual - residual.mean(0)).pow(2).sum(-1).mean()
+        loss = error.pow(2).sum(-1).mean() / spread.clamp(min=torch.finfo(spread.dtype).tiny)
+        return self.weight * min(1.0, len(dead) / k) * loss
+
+
+def part_to_json(part: Any) -> dict[str, Any]:
+    """A part as data: its name and its settings."""
+    name = next((name for name, kind in SPARSIFIERS.items() if type(part) is kind), type(part).__name__)
+    return {"name": name, **vars(part)}

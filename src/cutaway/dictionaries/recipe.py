@@ -1,0 +1,85 @@
+"""A recipe: what a method of learning sparse features is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .dictionary import Dictionary, Facts
+from .parts import SquaredError, part_to_json
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The parts of one method; a dictionary is trained from it by `cutaway.learn`.
+
+    width: how many latents. sparsify and losses: see `parts`. unit_norm: decoder rows are kept at norm 1, and gradients
+    along them are removed. tied: the encoder is the decoder. lr: Adam's learning rate; left out, 2e-4 / sqrt(width / 2^14)
+    times `boost`, the published scaling rule (arXiv 2406.04093; constant from eai-sparsify). l0: steer the penalty of
+    the loss terms until so many latents fire on average. initial: how decoder rows begin, `data` or `random`.
+    """
+
+    name: str
+    width: int
+    sparsify: Any
+    losses: tuple[Any, ...] = (SquaredError(),)
+    unit_norm: bool = True
+    tied: bool = False
+    lr: float | None = None
+    boost: float = 1.0
+    l0: float | None = None
+    initial: str = "data"
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def rate(self) -> float:
+        return self.lr if self.lr is not None else self.boost * 2e-4 / (self.width / 2**14) ** 0.5
+
+    def json(self) -> dict[str, Any]:
+        """The recipe as data, for run folders and dictionary files."""
+        return {"name": self.name, "width": self.width, "sparsify": part_to_json(self.sparsify),
+                "losses": [part_to_json(term) for term in self.losses], "unit_norm": self.unit_norm, "tied": self.tied,
+                "lr": self.rate, "l0": self.l0, "initial": self.initial, **self.settings}
+
+    def build(self, sample: Tensor, generator: torch.Generator) -> Dictionary:
+        """A dictionary at the start of training, from a sample [n, d] of activations in normalised units.
+
+        The bias is the sample's geometric median. Decoder rows are unit vectors, random or along random activations from
+        the bias; the encoder is the decoder's transpose, scaled so that reconstructions have the length of the data.
+        """
+        d = sample.shape[-1]
+        dictionary = Dictionary(d, self.width, self.sparsify, Facts(recipe=self.json()), self.tied)
+        with torch.no_grad():
+            dictionary.b_dec.copy_(geometric_median(sample[:8192]))
+            rows = torch.randn(self.width, d, generator=generator)
+            if self.initial == "data":
+                chosen = torch.randint(len(sample), (self.width,), generator=generator)
+                rows = sample[chosen] - dictionary.b_dec + 0.05 * rows * (sample.var(0).mean() ** 0.5)
+            rows = rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-12)
+            dictionary.W_dec.copy_(rows)
+            if not self.tied:
+                dictionary.W_enc.copy_(rows)
+                probe = sample[:1024] - dictionary.b_dec
+                made = dictionary.directions(dictionary.encode(sample[:1024]))
+                # The least-squares scale of the first reconstructions.
+                scale = (made * probe).sum() / made.pow(2).sum().clamp(min=1e-12)
+                dictionary.W_enc.mul_(scale.clamp(min=0.01, max=10.0))
+        return dictionary
+
+    def with_settings(self, **settings: Any) -> Recipe:
+        return replace(self, settings={**self.settings, **settings})
+
+
+def geometric_median(x: Tensor, steps: int = 50) -> Tensor:
+    """The point [d] with the least summed distance to x [n, d], by Weiszfeld's iteration."""
+    point = x.mean(0)
+    for _ in range(steps):
+        weights = 1 / (x - point).norm(dim=1).clamp(min=1e-8)
+        new = (x * weights[:, None]).sum(0) / weights.sum()
+        if (new - point).norm() <= 1e-6 * point.norm().clamp(min=1e-12):
+            break
+        point = new
+    return point

@@ -1,0 +1,53 @@
+"""Files that are whole or not there: everything is written under another name, synced and renamed."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+
+def write(path: str | Path, writer: Callable[[Path], Any]) -> Path:
+    """Let `writer` write a file under a temporary name, then put it in place; nothing half-written stays behind."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        writer(part)
+        with open(part, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(error.errno, f"there is no space left on the disk to write {path}; free some and run this "
+                          "again: what was finished before is still there") from error
+        raise
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def write_json(path: str | Path, value: Any) -> Path:
+    """Write JSON that people can read."""
+    text = json.dumps(value, indent=2, default=str)
+    return write(path, lambda part: part.write_text(text + "\n", encoding="utf-8"))
+
+
+def write_safetensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> Path:
+    """Write tensors; a full disk gives one sentence."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    def writer(part: Path) -> None:
+        try:
+            save_file(tensors, str(part), metadata)
+        except SafetensorError as error:
+            if "No space left" in str(error) or "os error 28" in str(error):
+                raise OSError(errno.ENOSPC, str(error)) from error
+            raise
+    return write(path, writer)

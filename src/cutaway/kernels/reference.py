@@ -1,0 +1,77 @@
+"""The reference kernels in plain torch: a sparse code is (values, indices), and gradients touch only what fired."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+
+
+class _EncodeTopK(torch.autograd.Function):
+    """The k largest of `x @ W.T + b`, whose gradient is computed from the chosen entries alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        values, indices = F.linear(x, weight, bias).topk(k, dim=-1, sorted=False)
+        ctx.save_for_backward(x, weight, indices)
+        ctx.mark_non_differentiable(indices)
+        return values, indices
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        x, weight, indices = ctx.saved_tensors
+        grad, flat = grads[0], indices.flatten()
+        grad_x = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            grad_x = decode(grad, indices, weight)
+        if ctx.needs_input_grad[1]:
+            grad_weight = transposed_product(grad, indices, x, len(weight))
+        if ctx.needs_input_grad[2]:
+            grad_bias = torch.zeros_like(weight[:, 0]).index_add_(0, flat, grad.flatten())
+        return grad_x, grad_weight, grad_bias, None
+
+
+def encode_topk(x: Tensor, weight: Tensor, bias: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest pre-activations of each row.
+
+    x: [n, d], weight: [width, d], bias: [width]; gives values and indices [n, k], in no particular order.
+    """
+    return _EncodeTopK.apply(x, weight, bias, k)
+
+
+class _Decode(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, indices: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(values, indices, weight)
+        return F.embedding_bag(indices, weight, per_sample_weights=values, mode="sum")
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        values, indices, weight = ctx.saved_tensors
+        grad, grad_values, grad_weight = grads[0].contiguous(), None, None
+        if ctx.needs_input_grad[0]:
+            grad_values = torch.einsum("nd,nkd->nk", grad, F.embedding(indices, weight))
+        if ctx.needs_input_grad[2]:
+            grad_weight = transposed_product(values, indices, grad, len(weight))
+        return grad_values, None, grad_weight
+
+
+def decode(values: Tensor, indices: Tensor, weight: Tensor) -> Tensor:
+    """The sum of the chosen rows: values and indices [n, k], weight [width, d] -> [n, d]."""
+    return _Decode.apply(values, indices, weight)
+
+
+def transposed_product(values: Tensor, indices: Tensor, x: Tensor, width: int) -> Tensor:
+    """`codes.T @ x` for sparse codes: values and indices [n, k], x [n, d] -> [width, d]."""
+    n, k = indices.shape
+    flat, order = torch.sort(indices.flatten())
+    counts = torch.bincount(flat, minlength=width)
+    starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    rows = torch.div(order, k, rounding_mode="floor")
+    codes = torch.sparse_csr_tensor(starts, rows, values.flatten()[order], size=(width, n), check_invariants=False)
+    return codes @ x

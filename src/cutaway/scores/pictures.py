@@ -1,0 +1,74 @@
+"""Pictures of scores: where the important units are, and how two scores compare."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from ..units import Units
+
+
+def draw(units: Units, by: str | tuple[str, str]) -> Any:
+    """A matplotlib figure of one column, or of one column against another; it is not shown or saved here."""
+    from matplotlib.figure import Figure
+    names = (by,) if isinstance(by, str) else tuple(by)
+    columns = [units.column(name).astype(float) for name in names]
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained", dpi=120)
+    axes = figure.add_subplot()
+    if len(names) == 2:
+        _scatter(axes, units, names, columns)
+    elif len(names) == 1:
+        PICTURES.get(units.kind.name, _histogram)(axes, units, names[0], columns[0])
+    else:
+        raise ValueError(f"a picture is of one column or of two; found {len(names)}.")
+    shown = replace(units, about={name: units.about[name] for name in names if name in units.about})
+    axes.set_title("\n".join([units.title(), *shown.notes()]), fontsize=8, loc="left")
+    return figure
+
+
+def _map(axes: Any, units: Units, name: str, values: np.ndarray) -> None:
+    """Layers down, heads across; white is no effect, red a rise of the metric when the unit is closed."""
+    sites = list(units.sites)
+    grid = np.full((len(sites), max(units.sizes[site] for site in sites)), np.nan)
+    grid[[sites.index(site) for site in units.frame["site"]], units.frame["unit"]] = values
+    far = np.nanmax(np.abs(grid)) or 1.0
+    image = axes.imshow(grid, cmap="RdBu_r", vmin=-far, vmax=far, aspect="auto")
+    axes.figure.colorbar(image, label=name)
+    axes.set(xlabel=units.kind.name.removesuffix("s"), ylabel="block")
+    axes.set(xticks=range(grid.shape[1]), yticks=range(len(sites)))
+    axes.set_yticklabels([units.sites[site].block if units.sites[site].block is not None else site for site in sites])
+
+
+def _profile(axes: Any, units: Units, name: str, values: np.ndarray) -> None:
+    axes.bar(range(len(values)), values, color="#3b6ea5")
+    axes.axhline(0, color="black", linewidth=0.6)
+    labels = [site.removeprefix("blocks.") for site in units.frame["site"]]
+    axes.set(xlabel=units.kind.name.removesuffix("s"), ylabel=name, xticks=range(len(values)))
+    axes.set_xticklabels(labels, rotation=90 if max(map(len, labels)) > 3 else 0)
+
+
+def _tokens(axes: Any, units: Units, name: str, values: np.ndarray) -> None:
+    for row, group in units.frame.groupby("row", sort=False):
+        axes.plot(group["unit"], values[group.index], marker=".", linewidth=0.8, label=f"row {row}")
+    axes.axhline(0, color="black", linewidth=0.6)
+    axes.set(xlabel="position", ylabel=name)
+    axes.legend(fontsize=7)
+
+
+def _histogram(axes: Any, units: Units, name: str, values: np.ndarray) -> None:
+    axes.hist(values[np.isfinite(values)], bins=60, color="#3b6ea5")
+    axes.set(xlabel=name, ylabel=units.kind.name, yscale="log")
+
+
+def _scatter(axes: Any, units: Units, names: tuple[str, ...], columns: list[np.ndarray]) -> None:
+    blocks = units.frame["block"].astype(float) if "block" in units.frame else None
+    points = axes.scatter(*columns, c=blocks, s=12, cmap="viridis")
+    if blocks is not None and blocks.nunique() > 1:
+        axes.figure.colorbar(points, label="block")
+    axes.set(xlabel=names[0], ylabel=names[1])
+
+
+PICTURES = {"heads": _map, "experts": _map, "layers": _profile, "sublayers": _profile, "tokens": _tokens}

@@ -1,0 +1,169 @@
+"""How far a cheap score may be trusted: its agreement with the exact effect on a sample of units."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from math import nan
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..metrics import row_loss
+from .exact import exact
+from .reading import Metric, metric_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ..units import Units
+
+FEWEST = 5
+
+
+@dataclass(frozen=True)
+class Trust:
+    """The rank agreement of a score with the exact effect.
+
+    agreement: Spearman's rank correlation, with its 95% bootstrap interval over units; nan where it is undefined.
+    shared: how many of the `top` units by the exact effect are also among the `top` by the score.
+    n: the units compared, of `of` in the table; rows, tokens: the data on which the exact effect was measured.
+    same_data: whether that is the data of the score itself; why: why the agreement is undefined, empty where it is not.
+    """
+
+    score: str
+    kind: str
+    agreement: float
+    low: float
+    high: float
+    shared: int
+    top: int
+    n: int
+    of: int
+    metric: str
+    data: str
+    rows: int
+    tokens: int
+    reference: str
+    same_data: bool
+    seed: int
+    why: str = ""
+
+    @property
+    def defined(self) -> bool:
+        return not self.why
+
+    def words(self) -> str:
+        """What the agreement means."""
+        if not self.defined:
+            return f"whether {self.score} agrees with the exact effect is undefined"
+        if self.low <= 0 <= self.high:
+            return f"no agreement of {self.score} with the exact effect can be shown"
+        return f"{self.score} {next(text for least, text in WORDS if self.agreement >= least)} the exact effect"
+
+    def __str__(self) -> str:
+        same = "the same data" if self.same_data else "other data"
+        measured = (f"{self.metric} on {same}, {self.data} ({self.rows:,} rows, {self.tokens:,} tokens), "
+                    f"units closed to {self.reference}, seed {self.seed}")
+        if not self.defined:
+            return f"{self.words()}: {self.why} ({measured})"
+        sample = f"all {self.n}" if self.n == self.of else f"{self.n} of {self.of:,}"
+        return (f"{self.words()}: rank correlation {self.agreement:.2f} [{self.low:.2f}, {self.high:.2f}] over "
+                f"{sample} {self.kind}, {self.shared} of the top {self.top} in common ({measured})")
+
+
+WORDS = ((0.8, "agrees well with"), (0.5, "agrees in part with"), (0.0, "agrees poorly with"), (-1.0, "contradicts"))
+
+
+def trusts(units: Units, names: Sequence[str], data: Any, n: int = 64, seed: int = 0, top: int = 10,
+           metric: Metric | None = None, **options: Any) -> dict[str, Trust]:
+    """The trust of several scores of a table, all against the exact effect on one sample of units.
+
+    data: best other data than the scores'. n: how many units to sample, evenly over the quantiles of the scores; all of
+    them where the table has fewer. options: those of the exact score; ref= is the scores' own unless given.
+    """
+    for name in names:
+        units.column(name)
+    metric = metric or _own(units, names, "metric", metric_name(row_loss), row_loss)
+    own = _own(units, names, "reference", units.kind.ref, None)
+    options.setdefault("ref", own)
+    problems = {name: _problem(units.column(name)) for name in names}
+    sample = units.pick(stratified([units.column(name) for name in names if not problems[name]], len(units), n, seed))
+    effect = exact(sample, data, metric=metric, **options)
+    facts = {key: effect.about[key] for key in ("metric", "data", "rows", "tokens", "reference")}
+    found = {}
+    for name in names:
+        values = sample.column(name)
+        why = problems[name] or _problem(values) or _problem(effect.values, "the exact effect")
+        rank, low, high = (nan, nan, nan) if why else agreement(values, effect.values, seed)
+        most = min(top, max(1, len(sample) // 2))
+        common = 0 if why else _in_common(values, effect.values, most)
+        same = units.about.get(name, {}).get("fingerprint") == data.fingerprint
+        found[name] = Trust(name, units.kind.name, rank, low, high, common, most, n=len(sample), of=len(units),
+                            seed=seed, same_data=same, why=why, **facts)
+    return found
+
+
+def trust_table(units: Units, names: Sequence[str], data: Any, n: int = 64, seed: int = 0,
+                **options: Any) -> pd.DataFrame:
+    """The estimator table: one row a score, with its agreement with the exact effect, the best first."""
+    import pandas as pd
+    found = trusts(units, names, data, n=n, seed=seed, **options)
+    table = pd.DataFrame([{**asdict(trust), "words": trust.words()} for trust in found.values()])
+    return table.sort_values("agreement", ascending=False, na_position="last", ignore_index=True)
+
+
+def stratified(columns: Sequence[np.ndarray], size: int, n: int, seed: int) -> np.ndarray:
+    """n of `size` units, one from each n-quantile of the mean rank over the columns; all where there are no more."""
+    from scipy.stats import rankdata
+    if size <= n:
+        return np.arange(size)
+    random = np.random.default_rng(seed)
+    order = np.argsort(np.mean([rankdata(values) for values in columns], axis=0), kind="stable") if columns \
+        else random.permutation(size)
+    return np.sort([random.choice(bin) for bin in np.array_split(order, n)])
+
+
+def agreement(x: np.ndarray, y: np.ndarray, seed: int = 0, n: int = 1000) -> tuple[float, float, float]:
+    """Spearman's rank correlation of two columns and its 95% percentile interval over resampled units."""
+    from scipy.stats import rankdata
+
+    def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        x, y = (rankdata(values, axis=-1) for values in (x, y))
+        x, y = x - x.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
+        with np.errstate(invalid="ignore"):  # a resample may hold one unit only
+            return (x * y).sum(-1) / np.sqrt((x * x).sum(-1) * (y * y).sum(-1))
+
+    drawn = np.random.default_rng(seed).integers(0, len(x), (n, len(x)))
+    low, high = np.nanpercentile(spearman(x[drawn], y[drawn]), [2.5, 97.5])
+    return float(spearman(x, y)), float(low), float(high)
+
+
+def _in_common(x: np.ndarray, y: np.ndarray, top: int) -> int:
+    first, second = (set(np.argsort(-values, kind="stable")[:top].tolist()) for values in (x, y))
+    return len(first & second)
+
+
+def _problem(values: np.ndarray, what: str = "the score") -> str:
+    """Why no rank agreement can be taken of a column; empty where it can."""
+    if not np.isfinite(values.astype(float)).all():
+        return f"{what} is not a number for some units"
+    if len(values) < FEWEST:
+        return f"there are {len(values)} units, and it takes at least {FEWEST}"
+    if np.ptp(values) == 0:
+        return f"{what} is the same for all units"
+    return ""
+
+
+def _own(units: Units, names: Sequence[str], key: str, usual: str, value: Any) -> Any:
+    """What the scores themselves were measured by, where it can be had again by name."""
+    found = {units.about[name][key] for name in names if name in units.about} - {None}
+    if len(found) > 1:
+        raise ValueError(f"these scores differ in their {key} ({', '.join(sorted(found))}); check them one by one.")
+    own = found.pop() if found else usual
+    if own == usual:
+        return value
+    if key == "reference" and own in ("zero", "mean", "skip"):
+        return own
+    option = "ref" if key == "reference" else key
+    raise ValueError(f"{', '.join(names)} was scored with the {key} {own}; give {option}= to be checked by the same.")

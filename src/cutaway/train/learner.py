@@ -1,0 +1,112 @@
+"""One dictionary while it is trained."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..dictionaries import Dictionary, Facts, Recipe
+from ..dictionaries.parts import AuxK, Pass
+
+WARMUP, DECAY = 0.05, 0.2   # shares of the steps in which the learning rate rises, and falls to zero
+DEAD_SHARE = 0.02           # a latent is dead when silent for this share of the training's tokens
+
+
+def share_of_rate(progress: float) -> float:
+    """The learning rate's share: up over the first 5% of training, down to zero over the last 20%."""
+    return min(1.0, max(progress, 1e-3) / WARMUP, (1 - progress) / DECAY)
+
+
+class Learner:
+    """Trains one dictionary of one recipe, in units in which the activations have variance 1 in the mean dimension."""
+
+    def __init__(self, recipe: Recipe, sample: Tensor, steps: int, batch: int, seed: int):
+        generator = torch.Generator().manual_seed(seed)
+        self.recipe, self.steps, self.step_count = recipe, steps, 0
+        self.scale = float(sample.var(0).mean() ** 0.5)
+        if not 0 < self.scale < float("inf"):
+            raise ValueError(f"the activations to learn from have the spread {self.scale}; they are constant or hold NaN.")
+        self.losses = tuple(
+            replace(term, dead_after=max(1, int(DEAD_SHARE * steps * batch)))
+            if isinstance(term, AuxK) and not term.dead_after else term for term in recipe.losses)
+        self.dictionary = recipe.build((sample / self.scale).float(), generator).to(sample.device)
+        self.silent = torch.zeros(recipe.width, dtype=torch.int64, device=sample.device)
+        self.penalty = 1.0
+        self.optimizer = torch.optim.Adam(self.dictionary.parameters(), lr=recipe.rate, betas=(0.9, 0.999), eps=6.25e-10)
+        self.history: list[dict[str, float]] = []
+
+    @property
+    def done(self) -> bool:
+        return self.step_count >= self.steps
+
+    def step(self, x: Tensor) -> dict[str, float]:
+        """One step on a batch of activations x [n, d] in the site's own units."""
+        if not torch.isfinite(x).all():
+            raise ValueError("the activations to learn from hold NaN or infinity; nothing was learned from this batch.")
+        progress, d = self.step_count / self.steps, self.dictionary
+        x = x.float() / self.scale
+        codes = d.encode(x, progress)
+        now = Pass(d, x, codes, d.decode(codes), self.silent, float(d.d), progress, self.penalty)
+        terms = [term(now) for term in self.losses]
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.stack(terms).sum().backward()
+        if self.recipe.unit_norm:
+            _remove_parallel(d.W_dec)
+        self.optimizer.param_groups[0]["lr"] = self.recipe.rate * share_of_rate(progress)
+        self.optimizer.step()
+        with torch.no_grad():
+            if self.recipe.unit_norm:
+                d.W_dec.div_(d.W_dec.norm(dim=1, keepdim=True).clamp(min=1e-12))
+            fired = codes.counts(d.width) > 0
+            self.silent = torch.where(fired, 0, self.silent + len(x))
+            l0 = float(codes.l0.float().mean())
+            if self.recipe.l0:
+                self.penalty *= float(torch.tensor((l0 + 1) / (self.recipe.l0 + 1)).clamp(0.5, 2.0) ** 0.02)
+        self.step_count += 1
+        dead_after = next((term.dead_after for term in self.losses if isinstance(term, AuxK)), 20 * len(x))
+        facts = {"fvu": float(terms[0].detach()), "l0": l0, "dead": float((self.silent >= dead_after).float().mean())}
+        if self.step_count % 10 == 0 or self.done:
+            self.history.append({"step": self.step_count, "tokens": self.step_count * len(x), **facts})
+        return facts
+
+    def export(self, facts: Facts) -> Dictionary:
+        """The dictionary in the site's own units: the scale is folded into its biases."""
+        source, recipe = self.dictionary, self.recipe.json()
+        result = Dictionary(source.d, source.width, source.sparsify, replace(facts, recipe=recipe), source.tied)
+        result.load_state_dict(source.state_dict())
+        with torch.no_grad():
+            result.b_dec.mul_(self.scale)
+            result.b_enc.mul_(self.scale)
+        return result.requires_grad_(False).cpu()
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that training depends on: tensors, and what fits in JSON."""
+        tensors = {f"dictionary.{name}": value for name, value in self.dictionary.state_dict().items()}
+        for i, values in self.optimizer.state_dict()["state"].items():
+            tensors.update({f"optimizer.{i}.{name}": torch.as_tensor(value) for name, value in values.items()})
+        tensors["silent"] = self.silent
+        return tensors, {"step": self.step_count, "scale": self.scale, "penalty": self.penalty, "history": self.history}
+
+    def load_state(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        self.dictionary.load_state_dict(
+            {name.removeprefix("dictionary."): t for name, t in tensors.items() if name.startswith("dictionary.")})
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, i, key = name.split(".")
+                state.setdefault(int(i), {})[key] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.silent = tensors["silent"]
+        self.step_count, self.scale = facts["step"], facts["scale"]
+        self.penalty, self.history = facts["penalty"], facts["history"]
+
+
+@torch.no_grad()
+def _remove_parallel(rows: Tensor) -> None:
+    """Take from the gradient of unit rows what would only change their length."""
+    if rows.grad is not None:
+        rows.grad -= (rows.grad * rows).sum(1, keepdim=True) * rows

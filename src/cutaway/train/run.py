@@ -1,0 +1,77 @@
+"""What training gives: dictionaries, how they were trained, and the way to look into them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..dictionaries import Dictionary, Features, evaluate, watch
+from ..files import write_json
+from ..network import Network
+
+
+def count_of(text: int | str) -> int:
+    """A count such as 500_000, "500k", "2M" or "1.5B"."""
+    if isinstance(text, int):
+        return text
+    scale = {"k": 1e3, "m": 1e6, "b": 1e9}.get(text[-1:].lower(), 1)
+    try:
+        return int(float(text.rstrip("kKmMbB").replace("_", "")) * scale)
+    except ValueError:
+        raise ValueError(f"a number of tokens looks like 500000, 500k or 2M; found {text!r}.") from None
+
+
+@dataclass
+class Run:
+    """Dictionaries by site, the history of their training by site, and the configuration that gives them again."""
+
+    net: Network
+    data: Any
+    dictionaries: dict[str, Dictionary]
+    history: dict[str, list[dict[str, float]]]
+    config: dict[str, Any]
+    folder: Path | None = None
+
+    @property
+    def dictionary(self) -> Dictionary:
+        """The only dictionary of the run."""
+        if len(self.dictionaries) != 1:
+            raise ValueError(f"this run has dictionaries at {', '.join(self.dictionaries)}; choose one by run.dictionaries[...].")
+        return next(iter(self.dictionaries.values()))
+
+    @cached_property
+    def features(self) -> Features:
+        """The features of the run's only dictionary, as they fire in the first 200,000 tokens of the run's data."""
+        if self.data is None:
+            raise ValueError("this run was loaded without data; give load(..., data=) to see where its features fire.")
+        return watch(self.net, self.dictionary, self.data)
+
+    def evaluate(self, data: Any = None, tokens: int | None = 50_000, **options: Any) -> dict[str, dict[str, Any]]:
+        """Every figure of every dictionary, by site; on data of your own, or else on the data it was trained on."""
+        return {key: evaluate(self.net, dictionary, data or self.data, tokens, **options)
+                for key, dictionary in self.dictionaries.items()}
+
+    def save(self, folder: str | Path) -> Path:
+        """Write each dictionary, the history and the configuration."""
+        folder = Path(folder)
+        for key, dictionary in self.dictionaries.items():
+            dictionary.save(folder / "dictionaries" / f"{key.replace('/', '+')}.safetensors")
+        write_json(folder / "history.json", self.history)
+        write_json(folder / "learning.json", self.config)
+        self.folder = folder
+        return folder
+
+
+def load(folder: str | Path, net: Network, data: Any = None) -> Run:
+    """The run that `learn` left in a folder."""
+    folder = Path(folder)
+    files = sorted((folder / "dictionaries").glob("*.safetensors"))
+    if not files:
+        unfinished = (folder / "checkpoint.safetensors").exists()
+        what = "training there is not finished; run the same command again to go on" if unfinished else "it holds none"
+        raise FileNotFoundError(f"there are no dictionaries in {folder}: {what}.")
+    return Run(net, data, {file.stem.replace("+", "/"): Dictionary.load(file) for file in files},
+               json.loads((folder / "history.json").read_text()), json.loads((folder / "learning.json").read_text()), folder)

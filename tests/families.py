@@ -89,7 +89,7 @@ BUILD: dict[str, Callable[[], nn.Module]] = {
     "vit": lambda: hf.ViTForImageClassification(hf.ViTConfig(**IMAGE, num_labels=5)),
     "clip-vision": lambda: hf.CLIPVisionModel(hf.CLIPVisionConfig(**IMAGE)),
     "resnet": lambda: hf.ResNetForImageClassification(hf.ResNetConfig(
-        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 2], num_labels=5)),
+        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 2], layer_type="basic", num_labels=5)),
     "cnn": CNN,
     "mlp": mlp,
 }

@@ -252,7 +252,8 @@ def test_paths_give_inputs_outputs_and_weights() -> None:
     ("llama", "model.norm:in", D_MODEL), ("llama", "model.layers.0.mlp.gate_proj:weight", 48),
     ("gpt2", "transformer.h.0.mlp.c_fc:in", D_MODEL), ("gpt2", "transformer.h.0.mlp.c_fc:out", 4 * D_MODEL),
     ("gpt2", "transformer.h.0.mlp.c_fc:weight", 4 * D_MODEL),
-    ("mixtral", "model.layers.0.mlp.experts:down_proj", D_MODEL), ("cnn", "conv2:in", 6), ("cnn", "conv2:out", 8), ("cnn", "conv2:weight", 8), ("cnn", "bn1:out", 6),
+    ("mixtral", "model.layers.0.mlp.experts:down_proj", D_MODEL), ("cnn", "conv2:in", 6), ("cnn", "conv2:out", 8),
+    ("cnn", "conv2:weight", 8), ("cnn", "bn1:out", 6),
     ("cnn", "act:out", None), ("mlp", "2:out", 12)])
 def test_a_path_site_knows_its_units(name: str, site: str, n: int | None) -> None:
     assert network(name).site(site).n == n

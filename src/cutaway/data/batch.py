@@ -17,7 +17,7 @@ def map_inputs(inputs: Inputs, fn: Callable[[Tensor], Tensor]) -> Inputs:
     return fn(inputs) if isinstance(inputs, Tensor) else {key: fn(x) for key, x in inputs.items()}
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Batch:
     """Some rows of data.
 

@@ -61,7 +61,7 @@ def _mapped(path: Path) -> np.ndarray | None:
     """The array of a file, or None where there is no such file or it was cut short."""
     try:
         return np.load(path, mmap_mode="r")
-    except (FileNotFoundError, ValueError, EOFError):
+    except (OSError, ValueError, EOFError):
         return None
 
 

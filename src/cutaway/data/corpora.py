@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from . import stdlib as library
 from .cache import stream
 from .packing import Layout, layout_of
-from .rows import row_numbers
 from .readers import document
+from .rows import row_numbers
 from .sources import Source, digest, from_files, from_texts, numbered
 from .tokens import TokenData
 

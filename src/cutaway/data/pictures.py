@@ -44,7 +44,7 @@ class Preparation:
     run: Callable[[list[Image]], Inputs]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ImageData(Rows):
     """Images as inputs of a network; labels: int64 for each image of the whole, or None; classes: their names."""
 
@@ -93,15 +93,23 @@ def images(source: str | Path | np.ndarray | Tensor, net: Network, labels: Any =
         pictures, name = _arrays(source), name or "images"
     rows = row_numbers(pictures.n, name)
     chosen = pictures.labels if labels is None else labels
-    wanted = None if chosen is None else torch.as_tensor(chosen)
-    if wanted is not None:
-        check_labels(wanted, pictures.n, name)
-        wanted = wanted.long()
-        known = getattr(net.config, "num_labels", None) if net.kind == "image" else None
-        if known is not None and int(wanted.max()) >= known:
-            raise ValueError(f"{name} has the label {int(wanted.max())}, but {net.name} tells {known} classes apart; "
-                             f"give labels from 0 to {known - 1}.")
-    return ImageData(name, rows, pictures, preparation, wanted)
+    tensor = None if chosen is None else _labels(chosen, net, pictures.n, name)
+    return ImageData(name, rows, pictures, preparation, tensor)
+
+
+def _labels(values: Any, net: Network, n: int, name: str) -> Tensor:
+    """Labels as int64, if they are one for each image and classes that the network knows."""
+    labels = torch.as_tensor(values)
+    check_labels(labels, n, name)
+    if labels.ndim != 1 or labels.is_floating_point():
+        kind = str(labels.dtype).removeprefix("torch.")
+        raise ValueError(f"the labels of images are whole numbers [n]; found {kind} {list(labels.shape)}.")
+    classes = range(net.config.num_labels) if net.kind == "image" and net.config is not None else None
+    wrong = [label for label in labels.unique().tolist() if classes is not None and label not in classes]
+    if wrong:
+        raise ValueError(f"{name} has the label {wrong[0]}, but {net.name} tells {len(classes or [])} classes apart, "
+                         "whose labels start at 0.")
+    return labels.long()
 
 
 # --- where images come from -------------------------------------------------------------------------------------------
@@ -161,8 +169,8 @@ def _as_bytes(x: np.ndarray) -> np.ndarray:
         top = 1 if np.issubdtype(x.dtype, np.floating) else 255
         low, high = x.min(), x.max()
         if not (low >= 0 and high <= top):
-            raise ValueError(f"pixels are whole numbers from 0 to 255 or fractions from 0 to 1; found {x.dtype} from "
-                             f"{low} to {high}, so scale them, or give inputs that are already prepared with cw.arrays.")
+            raise ValueError(f"pixels are whole numbers from 0 to 255 or fractions from 0 to 1; found {x.dtype} "
+                             f"from {low} to {high}, so scale them, or give prepared inputs with cw.arrays.")
         x = np.round(x * (255 // top))
     return np.ascontiguousarray(x.astype(np.uint8))
 

@@ -33,7 +33,7 @@ class Data(Protocol):
     def take(self, tokens: int) -> Data: ...
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Rows:
     """What all data has in common.
 

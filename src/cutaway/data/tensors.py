@@ -15,7 +15,7 @@ from .batch import Inputs, map_inputs
 from .rows import Rows, row_numbers
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ArrayData(Rows):
     """Rows of tensors in memory; x: a tensor or a dict of tensors, y: labels or None."""
 

@@ -28,7 +28,7 @@ INPUTS: dict[str, Callable[[Tensor], Inputs]] = {
     "masked": _with_attention, "encoder": _with_attention, "sentence": _with_attention}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TokenData(Rows):
     """Text as rows of tokens: documents are joined, and each row holds the next tokens between its special ones.
 
@@ -46,6 +46,11 @@ class TokenData(Rows):
     def context(self) -> int:
         """Tokens in a row, special tokens with it."""
         return self.layout.context
+
+    @property
+    def special_ids(self) -> tuple[int, ...]:
+        """The ids of the tokens that do not count, such as begin and padding."""
+        return () if self.keep_special else tuple(sorted(self.layout.special))
 
     @property
     def row_tokens(self) -> int:

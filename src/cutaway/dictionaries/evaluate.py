@@ -80,7 +80,7 @@ def _spliced(net: Network, dictionary: Dictionary, site: Any, mean: Tensor, data
     n, of = parts[:, 0], "tokens" if counts.ndim == 2 else "rows"
     facts: dict[str, Any] = {"n": int(n.sum()), "of": of, "data": named}
     made = {name: ratio(name, parts[:, i], n, unit="nats", **facts)
-            for name, i in (("ce", 1), ("ce_spliced", 2), ("ce_zero", 4), ("ce_mean", 5))}
+            for name, i in (("loss", 1), ("loss_spliced", 2), ("loss_zero", 4), ("loss_mean", 5))}
     made["kl"] = ratio("kl", parts[:, 3], n, unit="nats", baseline="the network as it is", **facts)
     for name, i in (("zero", 4), ("mean", 5)):
         def recovered(sums: np.ndarray, i: int = i) -> np.ndarray:

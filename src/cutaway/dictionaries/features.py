@@ -94,9 +94,7 @@ class Features:
         return self.dictionary.width
 
     def __getitem__(self, latent: int) -> Feature:
-        if not 0 <= latent < len(self):
-            raise IndexError(f"this dictionary has the features 0 to {len(self) - 1}; found {latent}.")
-        return Feature(self, int(latent))
+        return Feature(self.dictionary, int(latent), self)
 
     def __iter__(self) -> Iterator[Feature]:
         return (self[i] for i in range(len(self)))
@@ -120,20 +118,27 @@ class Features:
 
 
 @dataclass(frozen=True)
-class Feature:
-    """One feature: its direction, how often and how strongly it fires, and where."""
+class Direction:
+    """One latent of a dictionary, which is all that steering and clamping need to know."""
 
-    features: Features
+    dictionary: Dictionary
     index: int
 
-    @property
-    def dictionary(self) -> Dictionary:
-        return self.features.dictionary
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.dictionary.width:
+            raise IndexError(f"this dictionary has the features 0 to {self.dictionary.width - 1}; found {self.index}.")
 
     @property
     def direction(self) -> Tensor:
         """The decoder row [d]: what one unit of activation adds at the site."""
         return self.dictionary.W_dec[self.index].detach()
+
+
+@dataclass(frozen=True)
+class Feature(Direction):
+    """One feature: its direction, how often and how strongly it fires, and where."""
+
+    features: Features
 
     @cached_property
     def activations(self) -> np.ndarray:
@@ -182,8 +187,7 @@ class Feature:
         start, end = max(0, position - before), min(length, position + after + 1)
         here = rows == row
         own = dict(zip(positions[here].tolist(), values[here].tolist(), strict=True))
-        tokens = [data.text(row, i, i + 1) for i in range(start, end)]
-        return Context(tokens, [own.get(i, 0.0) for i in range(start, end)], position - start, row, position, quantile)
+        return Context(data.pieces(row, start, end), [own.get(i, 0.0) for i in range(start, end)], position - start, row, position, quantile)
 
     def logits(self, n: int = 8) -> tuple[list[tuple[str, float]], list[tuple[str, float]]]:
         """The tokens whose logits its direction raises most, and those it lowers most.

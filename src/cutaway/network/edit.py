@@ -111,7 +111,7 @@ def same(z: Tensor, at: At) -> Tensor:
 class Edit:
     """A change at a site: where, what instead, how much.
 
-    ref: `(z, at) -> tensor` that broadcasts against z, the site's tensor cut into units.
+    ref: `(z, at) -> finite tensor or number` that broadcasts against z, the site's tensor cut into units.
     gate: 1 keeps z, 0 puts ref(z) in its place; a number, or a tensor over the axes that `over` names
         (`"u"` one value a unit, `"t"` one an absolute position, `"b t u"` one for each).
     """
@@ -163,12 +163,11 @@ def touching(root: nn.Module, state: Touches, touches: Sequence[tuple[Site, Touc
     an error.
     """
     with ExitStack() as undo:
-        # Some networks are called by their root, some (in generation, or inside another's wrapper) by their base.
-        for module in dict.fromkeys((root, state.base)):
-            begin, end = _pass_hooks(state)
-            undo.callback(module.register_forward_pre_hook(begin, with_kwargs=True, prepend=True).remove)
-            undo.callback(module.register_forward_hook(end, always_call=True).remove)
         undo.callback(setattr, state, "at", state.at)
+        # Some networks are called by their root and some by their base; what begins first ends last.
+        passes = [(module, *_pass_hooks(state)) for module in dict.fromkeys((root, state.base))]
+        for module, begin, _ in passes:
+            undo.callback(module.register_forward_pre_hook(begin, with_kwargs=True, prepend=True).remove)
         for site, fn in touches:
             module = root.get_submodule(site.path)
             touch = _at_its_level(_unflattened(fn) if site.flat else fn, state)
@@ -185,6 +184,8 @@ def touching(root: nn.Module, state: Touches, touches: Sequence[tuple[Site, Touc
                 undo.callback(after, module)
                 undo.callback(module.register_forward_pre_hook(before).remove)
                 undo.callback(module.register_forward_hook(after, always_call=True).remove)
+        for module, _, end in passes:
+            undo.callback(module.register_forward_hook(end, always_call=True).remove)
         yield
 
 

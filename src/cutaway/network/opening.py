@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -62,12 +63,15 @@ def _sentence_model(source: str, options: dict[str, Any]) -> nn.Module:
 
 def _explained(build: Callable[[str, dict[str, Any]], nn.Module], source: str, options: dict[str, Any]) -> nn.Module:
     """Build a model, and say in one sentence why it could not be built."""
+    from safetensors import SafetensorError
     try:
         return build(source, options)
     except OSError as error:
         raise FileNotFoundError(f"{source!r} could not be opened as a local folder or from the hub: "
                                 f"{_first_line(error)}") from error
-    except (ValueError, KeyError) as error:
+    except UnpicklingError as error:
+        raise ValueError(f"{source!r} holds a pickle with more in it than weights, and that is never run.") from error
+    except (ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"{source!r} is not a model that transformers can read: {_first_line(error)}") from error
 
 
@@ -82,9 +86,12 @@ def _optional(kind: str, source: str, module: nn.Module) -> Any:
         return None
     import transformers
     try:
-        return getattr(transformers, kind).from_pretrained(source)
+        found = getattr(transformers, kind).from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, ImportError):
         return None
+    # Where a model was saved without its tokenizer, transformers makes one that knows no words.
+    wordless = kind == "AutoTokenizer" and set(found.get_vocab()) <= set(found.all_special_tokens)
+    return None if wordless else found
 
 
 def _not_about_torchvision(record: logging.LogRecord) -> bool:

@@ -19,5 +19,5 @@ from .terminal import summary
 from .tokens import spell
 from .values import Histogram, Missing, Series, Shown
 
-__all__ = ["Ablation", "Acting", "Context", "Estimator", "Feature", "Heads", "Histogram", "Learning", "Missing", "Report",
-           "Run", "Sample", "ScoreMap", "Series", "Shown", "Steering", "render", "spell", "summary"]
+__all__ = ["Ablation", "Acting", "Context", "Estimator", "Feature", "Heads", "Histogram", "Learning", "Missing",
+           "Report", "Run", "Sample", "ScoreMap", "Series", "Shown", "Steering", "render", "spell", "summary"]

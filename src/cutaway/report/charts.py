@@ -1,7 +1,7 @@
 """Charts as inline SVG, drawn from plain numbers, without JavaScript or any request.
 
-Each one takes its data, its axis labels with their units, and a description for those who cannot see it. Values that are
-not finite are left out and never drawn as zero.
+Each one takes its data, its axis labels with their units, and a description for those who cannot see it. Values that
+are not finite are left out and never drawn as zero.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-
-from .svg import SPACE_NAMES, Scale, axes, figure, fit, fitting_space, label, tag, text
+from .svg import Scale, axes, figure, fit, fitting_space, label, tag, text
 from .values import Histogram, Series
 
 LEFT, TOP, BOTTOM = 44.0, 28.0, 40.0
@@ -49,7 +48,8 @@ def line(series: Sequence[Series], x_label: str, y_label: str, description: str,
     points = [point for found in finite.values() for point in found]
     if not points:
         return nothing(description, width)
-    x = fit([a for a, _ in points], LEFT, width - 8 - 7.0 * max(map(len, finite)))
+    named = series if len(series) > 1 else []  # a single line is named by its axis
+    x = fit([a for a, _ in points], LEFT, width - 8 - 7.0 * max((len(s.name) for s in named), default=0))
     y = fit([b for _, b in points], height - BOTTOM, TOP, y_space, include=[0.0] if y_space == "linear" else [])
     parts, ends = [], []
     for i, s in enumerate(series):
@@ -64,7 +64,7 @@ def line(series: Sequence[Series], x_label: str, y_label: str, description: str,
             a, b = finite[s.name][-1]
             parts.append(tag("circle", tag("title", f"{s.name}: {b:.4g} at {a:,.0f}"), cx=x(a), cy=y(b), r=3,
                              class_=f"dot s{i % 4}"))
-            ends.append((y(b) + 4, i, s.name))
+            ends += [(y(b) + 4, i, s.name)] * (s in named)
     lowest = -math.inf
     for at, i, name in sorted(ends):  # names that would touch are pushed apart
         lowest = max(at, lowest + 14)
@@ -128,7 +128,8 @@ def heat(values: Sequence[Sequence[float]], x_name: str, y_name: str, unit: str,
         for j, value in enumerate(row):
             known = math.isfinite(value)
             said = f"{y_name} {i}, {x_name} {j}: " + (f"{value:.3g} {unit}" if known else "– (not measured)")
-            parts.append(_cell(left + cell * j, top + cell * i, cell - 1.5, cell - 1.5, value / most if most else value, said))
+            size, part = cell - 1.5, value / most if most else value
+            parts.append(_cell(left + cell * j, top + cell * i, size, size, part, said))
             if not known:
                 parts.append(text(left + cell * (j + 0.5) - 1, top + cell * (i + 0.5) + 3, "–", anchor="middle"))
     stops = [s for s in (-1.0, -0.5, -0.2, 0.0, 0.2, 0.5, 1.0) if s >= 0 or min(finite) < 0]
@@ -154,7 +155,7 @@ def _two(x: float) -> float:
 
 def scatter(x_values: Sequence[float], y_values: Sequence[float], names: Sequence[str], x_label: str, y_label: str,
             description: str, width: float = 420, height: float = 260) -> Markup:
-    """One dot a unit, its name on hover; an axis with a long tail is drawn on a log or square-root scale and says so."""
+    """One dot a unit, its name on hover; an axis with a long tail is on a log or square-root scale and says so."""
     found = [p for p in zip(x_values, y_values, names, strict=True) if math.isfinite(p[0]) and math.isfinite(p[1])]
     if not found:
         return nothing(description, width)
@@ -163,4 +164,4 @@ def scatter(x_values: Sequence[float], y_values: Sequence[float], names: Sequenc
     y = fit(ys, height - BOTTOM - 4, TOP + 4, fitting_space(ys))
     dots = [tag("circle", tag("title", f"{name}: {a:.3g}, {b:.3g}"), cx=x(a), cy=y(b), r=4, class_="dot s0")
             for a, b, name in found]
-    return figure(width, height, f"{description}: {len(found)} points{SPACE_NAMES[x.space]}", axes(x, y, x_label, y_label), *dots)
+    return figure(width, height, f"{description}: {len(found)} points", axes(x, y, x_label, y_label), *dots)

@@ -12,7 +12,10 @@ from .values import Histogram, Series, Shown, plain
 
 @dataclass(frozen=True)
 class Run:
-    """What was done. command: the exact command that gives this report again. tokens: those the dictionary learned from."""
+    """What was done.
+
+    command: the exact command that gives this report again. tokens: how many the dictionary learned from.
+    """
 
     title: str
     network: str
@@ -44,16 +47,23 @@ class Learning:
 
 @dataclass(frozen=True)
 class Context:
-    """A stretch of text with one feature's activation on each token. tokens: as `tokens.spell` gives them."""
+    """A stretch of text with one feature's activation on each token.
+
+    tokens: as `tokens.spell` gives them. at: the token for which the stretch was chosen; if not said, where the feature
+    fires hardest in it.
+    """
 
     tokens: list[str]
     activations: list[float]
     source: str = ""
     label: str = ""
+    at: int | None = None
 
     @property
     def peak(self) -> int | None:
-        """Where the activation is highest; None where the feature does not fire."""
+        """The token to look at; None where the feature does not fire."""
+        if self.at is not None:
+            return self.at
         heights = [a if math.isfinite(a) else 0.0 for a in self.activations]
         return heights.index(max(heights)) if max(heights, default=0.0) > 0 else None
 
@@ -68,7 +78,7 @@ class Feature:
     """One feature of a dictionary.
 
     activations: those above zero. promoted, suppressed: tokens with the feature's effect on their logits. top: where it
-    fires hardest; spread: drawn at random from quantiles of its activations. chosen: how, and what was left out.
+    fires hardest; spread: drawn across the quantiles of its activations. chosen: how, and what was left out.
     """
 
     id: int
@@ -112,7 +122,11 @@ class Heads:
     estimators: list[Estimator]
 
     def map(self, name: str) -> ScoreMap:
-        return next(m for m in self.maps if m.name == name)
+        """The map of that name."""
+        found = {m.name: m for m in self.maps}
+        if name not in found:
+            raise ValueError(f"the report has no score {name!r} of the heads; it has {', '.join(found) or 'none'}.")
+        return found[name]
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,20 @@ import math
 from collections.abc import Callable
 
 from ..metrics import Figure
-from .contents import Ablation, Acting, Feature, Heads, Learning, Report, ScoreMap, Steering
+from .contents import Acting, Feature, Heads, Learning, Report, ScoreMap, Steering
 from .values import Shown
-from .words import WORDS, finite, key, number, written
+from .words import DASH, WORDS, finite, key, number, written
 
 
 def on_learning(part: Learning) -> tuple[str, str]:
-    seen = (f"A dictionary writes each activation at {part.site} as a sum of a few of its {part.width:,} features; the curve "
-            "shows how much variance it failed to explain as it learned, the table how good it is on text it never saw.")
+    seen = (f"A dictionary writes each activation at {part.site} as a sum of a few of its {part.width:,} features; "
+            "the curve shows how much variance it failed to explain as it learned, the table how good it is on text "
+            "that it never saw.")
     recovered = [f"{written(f).value} (against {f.baseline or 'an unnamed baseline'})"
                  for f in finite(part.figures, "loss_recovered")]
-    clauses = [f"Splicing the dictionary in keeps {' and '.join(recovered)} of what the site contributes to prediction"] * bool(
-        recovered)
+    clauses = []
+    if recovered:
+        clauses.append(f"splicing the dictionary in keeps {' and '.join(recovered)} of what the site contributes")
     clauses += [f"it uses {written(f).value} features a token" for f in finite(part.figures, "l0")]
     clauses += [f"it leaves {number(100 * f.value)}% of the variance unexplained" for f in finite(part.figures, "fvu")]
     clauses += [f"{written(f).value} of its features never fire" for f in finite(part.figures, "dead")]
@@ -28,8 +30,9 @@ def on_learning(part: Learning) -> tuple[str, str]:
 
 
 def on_features(features: list[Feature]) -> tuple[str, str]:
-    seen = ("Each feature is shown by the tokens that it favours next and by the text on which it fires: where it fires "
-            "hardest, and at random across its range, since the strongest examples alone make a feature look tidier than it is.")
+    seen = ("Each feature is shown by the tokens that it favours next and by the text on which it fires: where it "
+            "fires hardest, and across its whole range, since the strongest examples alone make a feature look "
+            "tidier than it is.")
     rates = [f.frequency.value for f in features if isinstance(f.frequency, Figure) and f.frequency.value > 0]
     if not rates:
         return seen, ""
@@ -45,12 +48,15 @@ def opening(report: Report) -> str:
     if report.features:
         said.append(f"read {len(report.features)} of them in the text on which they fire")
     if report.heads:
-        said.append(f"measured how much each of its {len(ranked(report.heads.map(report.heads.exact)))} attention heads matters")
+        count = len(ranked(report.heads.map(report.heads.exact)))
+        said.append(f"measured how much each of its {count} attention heads matters")
     if report.acting:
         said.append("closed some of them to see whether that holds")
     if report.steering:
         said.append("pushed one feature to see what the network then writes")
-    return f"Cutaway opened a network, {', '.join(said[:-1])}{', and ' if said[1:] else ''}{''.join(said[-1:])}." if said else ""
+    if not said:
+        return ""
+    return f"Cutaway opened a network, {', '.join(said[:-1])}{', and ' if said[1:] else ''}{said[-1]}."
 
 
 def points(cheap: ScoreMap, exact: ScoreMap) -> tuple[list[float], list[float], list[str]]:
@@ -69,7 +75,8 @@ def rows(part: Acting, name: str) -> list[tuple[str, float, float, float]]:
 
 def baseline(part: Acting) -> str:
     """What the KL divergences are measured against, as the figures say."""
-    return " and ".join(sorted({a.kl.baseline for a in part.ablations if isinstance(a.kl, Figure) and a.kl.baseline})) or "–"
+    named = {a.kl.baseline for a in part.ablations if isinstance(a.kl, Figure) and a.kl.baseline}
+    return " and ".join(sorted(named)) or DASH
 
 
 def ranked(part: ScoreMap) -> list[tuple[float, str]]:
@@ -84,7 +91,8 @@ def trust(part: Heads) -> str:
     if not isinstance(found, Figure) or not math.isfinite(found.value):
         return ""
     low = found.low if math.isfinite(found.low) else -math.inf
-    verdicts = ((0.7, "it can stand in for the exact effect here"), (0.4, "it is a fair guide to the exact effect here"),
+    verdicts = ((0.7, "it can stand in for the exact effect here"),
+                (0.4, "it is a fair guide to the exact effect here"),
                 (0.0, "it is better than chance, but not to be relied on for single heads"))
     verdict = next((said for least, said in verdicts if low > least), "it cannot be told from chance here")
     figure = written(found)
@@ -93,39 +101,47 @@ def trust(part: Heads) -> str:
 
 
 def on_heads(part: Heads) -> tuple[str, str]:
-    seen = ("Each cell is one attention head, and its colour says how much the loss would rise without it; the exact effect is "
-            "slow to measure, so cheaper scores are shown with how well they agree with it.")
-    order = ranked(part.map(part.exact))
-    unit = part.map(part.exact).unit
-    best = f"The head that matters most is {order[0][1]}: without it the loss rises by {number(order[0][0])} {unit}." if order else ""
+    seen = ("Each cell is one attention head, and its colour says how much the loss would rise without it; the exact "
+            "effect is slow to measure, so cheaper scores are shown with how well they agree with it.")
+    best = ""
+    for effect, head in ranked(part.map(part.exact))[:1]:
+        best = f"The head that matters most is {head}: closing it {_change(effect, part.map(part.exact).unit)}."
     return seen, f"{best} {trust(part)}".strip()
 
 
+def _change(difference: float, unit: str) -> str:
+    return f"{'raises' if difference >= 0 else 'lowers'} the loss by {number(abs(difference))} {unit}".rstrip()
+
+
 def on_acting(part: Acting) -> tuple[str, str]:
-    seen = (f"If the score {part.score} is right, closing the heads that it puts first must hurt the network more than closing "
-            "those that it puts last, with random heads in between.")
-    rise = {a.kind: (a.loss.value - part.untouched.value, a) for a in part.ablations
-            if isinstance(a.loss, Figure) and math.isfinite(a.loss.value)}
-    clauses = [f"closing {a.name} raises the loss by {number(r)} {part.untouched.unit}" if r >= 0 else
-               f"closing {a.name} lowers the loss by {number(-r)} {part.untouched.unit}" for r, a in rise.values()]
-    if {"best", "worst"} <= rise.keys():
-        clauses.append(_verdict(rise["best"][1], rise["worst"][1]))
+    seen = (f"If the score {part.score} is right, closing the heads that it puts first must hurt the network more than "
+            "closing those that it puts last, with random heads in between.")
+    losses = [(a, a.loss) for a in part.ablations if isinstance(a.loss, Figure) and math.isfinite(a.loss.value)]
+    plain = part.untouched
+    clauses = [f"closing {a.name} {_change(loss.value - plain.value, plain.unit)}" for a, loss in losses]
+    kinds = {a.kind: loss for a, loss in losses}
+    if {"best", "worst"} <= kinds.keys():
+        clauses.append(_verdict(kinds["best"], kinds["worst"]))
     return seen, _sentence(clauses)
 
 
-def _verdict(best: Ablation, worst: Ablation) -> str:
-    assert isinstance(best.loss, Figure) and isinstance(worst.loss, Figure)
-    if best.loss.low > worst.loss.high:
+def _verdict(best: Figure, worst: Figure) -> str:
+    if best.low > worst.high:
         return "the score tells them apart"
-    return "against the score" if best.loss.high < worst.loss.low else "the intervals overlap, so the score is not confirmed"
+    return "the score has them the wrong way round" if best.high < worst.low else (
+        "the intervals overlap, so the score is not confirmed")
 
 
 def on_steering(part: Steering) -> tuple[str, str]:
-    seen = (f"The network goes on from the same prompts twice: as it is, and with feature {part.feature} added at {part.site}, "
-            f"at {number(part.strength)} {part.unit}.")
+    seen = (f"The network goes on from the same prompts twice: as it is, and with feature {part.feature} added at "
+            f"{part.site}, at {number(part.strength)} {part.unit}.")
     changed = sum(s.before != s.after for s in part.samples)
     clauses = [f"the text changes after {changed} of {len(part.samples)} prompts"] * bool(part.samples)
-    clauses += [f"on neutral text the loss rises by {written(f)}" for f in finite(part.figures, "loss_rise")]
+    for rise in finite(part.figures, "loss_rise"):
+        clauses.append(f"on neutral text the steering {_change(rise.value, rise.unit)}")
+    plain, steered = finite(part.figures, "loss_untouched"), finite(part.figures, "loss_steered")
+    for before, after in zip(plain, steered, strict=False):
+        clauses.append(f"on neutral text the steering {_change(after.value - before.value, after.unit)}")
     clauses += [f"the KL divergence from the untouched network is {written(f)}" for f in finite(part.figures, "kl")]
     return seen, _sentence(clauses)
 
@@ -138,7 +154,8 @@ def _sentence(clauses: list[str]) -> str:
 # section of the report -> its heading and its sentences
 SECTIONS: dict[str, tuple[str, Callable]] = {
     "learning": ("The dictionary", on_learning), "features": ("{} of its features", on_features),
-    "heads": ("Which heads matter", on_heads), "acting": ("Acting on it", on_acting), "steering": ("Steering", on_steering),
+    "heads": ("Which heads matter", on_heads), "acting": ("Acting on it", on_acting),
+    "steering": ("Steering", on_steering),
 }
 
 

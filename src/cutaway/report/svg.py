@@ -14,7 +14,8 @@ def tag(name: str, *children: object, **attributes: object) -> Markup:
     written = Markup("").join(Markup(' {}="{}"').format(
         key.rstrip("_").replace("_", "-"), f"{value:.1f}" if isinstance(value, float) else value)
         for key, value in attributes.items())
-    return Markup("<{}{}>{}</{}>").format(Markup(name), written, Markup("").join(children), Markup(name))
+    inside = Markup("").join(map(Markup.escape, children))
+    return Markup("<{}{}>{}</{}>").format(Markup(name), written, inside, Markup(name))
 
 
 def figure(width: float, height: float, description: str, *children: object) -> Markup:
@@ -64,20 +65,24 @@ class Scale:
             steps = (1, 2, 5) if high - low < 2 else (1,)
             every = max(1, math.ceil(len(decades) / (count + 1))) if steps == (1,) else 1
             found = [step * 10.0**d for d in decades[::every] for step in steps]
+            if sum(self.low <= x <= self.high for x in found) < 2:  # less than a factor of two or so
+                return Scale("linear", self.low, self.high, self.start, self.end).ticks(3)
         else:
             rough = (high - low) / count
-            step = next(s for power in [10.0 ** math.floor(math.log10(rough))] for s in (power, 2 * power, 5 * power, 10 * power)
-                        if s >= 0.7 * rough)
+            power = 10.0 ** math.floor(math.log10(rough))
+            step = next(m * power for m in (1, 2, 5, 10) if m * power >= 0.7 * rough)
             found = [back(i * step) for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
         rounded = {_round(x) if self.space == "root" else x for x in found}
-        return sorted(x for x in rounded if self.low - 1e-12 <= x <= self.high * (1 + 1e-9) + 1e-12)
+        slack = 1e-9 * (self.high - self.low)
+        return sorted(x for x in rounded if self.low - slack <= x <= self.high + slack)
 
 
 def _round(x: float) -> float:
     return float(f"{x:.1g}")
 
 
-def fit(values: Iterable[float], start: float, end: float, space: str = "linear", include: Iterable[float] = ()) -> Scale:
+def fit(values: Iterable[float], start: float, end: float, space: str = "linear",
+        include: Iterable[float] = ()) -> Scale:
     """The scale that holds all finite values (positive ones for `log`) and those of `include`; never of no width."""
     found = [v for v in [*values, *include] if math.isfinite(v) and (space != "log" or v > 0)]
     low, high = (min(found), max(found)) if found else (0.1, 1.0)
@@ -87,7 +92,7 @@ def fit(values: Iterable[float], start: float, end: float, space: str = "linear"
 
 
 def fitting_space(values: Iterable[float]) -> str:
-    """The space in which values can be told apart: `log` for positive values over three decades, `root` for long tails."""
+    """The space that tells values apart: `log` for three decades of positive values, `root` for long tails."""
     found = sorted(v for v in values if math.isfinite(v))
     if len(found) < 3 or found[0] == found[-1]:
         return "linear"

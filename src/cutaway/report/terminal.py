@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from . import sentences, tokens, words
-from .contents import Acting, Feature, Heads, Report, ScoreMap, Steering
-from .values import Shown
+from .contents import Acting, Feature, Heads, Learning, Report, ScoreMap, Steering
+from .values import Missing, Shown, spaced
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -25,24 +25,30 @@ def sparkline(counts: Sequence[float]) -> str:
                    for c in counts)
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[RenderableType]], title: str = "", left: Sequence[int] = (0,)) -> Table:
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "", left: Sequence[int] = (0,)) -> Table:
     """A table whose figures stand on the right; `left` names the columns of words."""
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
-    made = Table(title=title or None, title_justify="left", title_style="dim", box=box.SIMPLE_HEAD, pad_edge=False)
+    made = Table(title=Text(tokens.printable(title)) if title else None, title_justify="left", title_style="dim",
+                 box=box.SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(columns):
-        made.add_column(name, justify="left" if i in left else "right", overflow="fold")
+        made.add_column(name, justify="left" if i in left else "right", overflow="fold", no_wrap=i not in left)
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*(Text(tokens.printable(cell)) for cell in row))  # never read as markup
     return made
 
 
 def figures(found: Sequence[Shown], title: str = "") -> Table:
     """Each figure with its interval, n and baseline; the reason where it is missing."""
-    rows = [(w.name, w.value, w.interval, w.n, w.reason if w.value == words.DASH else w.against)
+    rows = [(w.name, w.value, w.unit, w.interval, w.n, w.reason if w.value == words.DASH else w.against)
             for w in map(words.written, found)]
-    return table(["figure", "value", "95% interval", "measured on", "against"], rows, title, left=(0, 4))
+    return table(["figure", "value", "", "95% interval", "measured on", "against"], rows, title, left=(0, 2, 5))
+
+
+def learning(part: Learning) -> list[RenderableType]:
+    return [figures(part.figures), f"how often features fire  {sparkline(part.frequencies.counts)}"]
 
 
 def feature(found: Feature, width: int = 100, contexts: int = 3) -> RenderableType:
@@ -58,7 +64,7 @@ def feature(found: Feature, width: int = 100, contexts: int = 3) -> RenderableTy
     for said, effects in (("favours", found.promoted), ("disfavours", found.suppressed)):
         shown = "  ".join(tokens.short(token) for token, _ in effects[:8]) or words.DASH
         lines.append(Text.assemble((f"  {said:<10} ", "dim"), shown, no_wrap=True, overflow="ellipsis"))
-    for said, group in (("hardest", found.top), ("at random", found.spread)):
+    for said, group in (("hardest", found.top), ("its range", spaced(found.spread, contexts)[0])):
         for context in group[:contexts]:
             line = Text.assemble((f"  {said:<10} {words.number(context.height):>6}  ", "dim"), no_wrap=True)
             lines.append(line.append_text(tokens.line(context, found.maximum, max(width - len(line), 20))))
@@ -69,7 +75,8 @@ def heat(found: ScoreMap) -> Text:
     """A map of blocks (down) by heads (across): blue is positive, orange negative, a dash was not measured."""
     from rich.text import Text
 
-    most = max((abs(v) for row in found.values for v in row if math.isfinite(v)), default=0.0)
+    finite = [v for row in found.values for v in row if math.isfinite(v)] or [math.nan]
+    most = max(map(abs, finite))
     drawn = Text(f"{found.name}\n", style="bold")
     for i, row in enumerate(found.values):
         drawn.append(f"{i:>3} ", "not bold dim")
@@ -82,7 +89,7 @@ def heat(found: ScoreMap) -> Text:
             colour = ",".join(f"{238 + shade * (e - 238):.0f}" for e in end)
             drawn.append("  ", f"on rgb({colour})")
         drawn.append("\n")
-    drawn.append(f"    0 to {words.number(most)} {found.unit}", "not bold dim")
+    drawn.append(f"    {words.number(min(finite))} to {words.number(max(finite))} {found.unit}", "not bold dim")
     return drawn
 
 
@@ -99,17 +106,16 @@ def heads(part: Heads) -> list[RenderableType]:
 
 def acting(part: Acting) -> list[RenderableType]:
     rows = []
-    for name, *shown in (("nothing", part.untouched), *((a.name, a.loss, a.kl) for a in part.ablations)):
-        cells = [cell for w in map(words.written, shown) for cell in (w.value, w.interval)]
-        rows.append((name, *cells, *[words.DASH] * (4 - len(cells)), words.written(shown[0]).n))
-    return [table(["closed", "loss", "95% interval", "KL", "95% interval", "measured on"], rows)]
+    for name, loss, kl in (("nothing", part.untouched, Missing("kl", "the network against itself")),
+                           *((a.name, a.loss, a.kl) for a in part.ablations)):
+        loss_, kl_ = words.written(loss), words.written(kl)
+        rows.append((name, loss_.value, loss_.interval, loss_.n, kl_.value, kl_.interval, kl_.n))
+    title = f"loss in {part.untouched.unit}; KL against {sentences.baseline(part)}"
+    return [table(["closed", "loss", "95% interval", "measured on", "KL", "95% interval", "measured on"], rows, title)]
 
 
 def steering(part: Steering) -> list[RenderableType]:
-    from rich.text import Text
-
-    rows = [[Text.assemble((tokens.printable(s.prompt), "dim"), tokens.printable(text)) for text in (s.before, s.after)]
-            for s in part.samples]
+    rows = [(s.prompt + s.before, s.prompt + s.after) for s in part.samples]
     return [table(["as it is", "steered"], rows, left=(0, 1)), figures(part.figures, "What it costs on neutral text")]
 
 
@@ -119,15 +125,14 @@ def summary(report: Report, console: Console | None = None, features: int = 4) -
     from rich.text import Text
 
     console = console or Console(highlight=False)
-    body = {
-        "learning": lambda part: [figures(part.figures), Text(f"how often features fire  {sparkline(part.frequencies.counts)}")],
-        "features": lambda part: [feature(f, console.width) for f in part[:features]],
+    draw: dict[str, Callable[..., list[RenderableType]]] = {
+        "learning": learning, "features": lambda part: [feature(f, console.width) for f in part[:features]],
         "heads": heads, "acting": acting, "steering": steering,
     }
     for i, (name, heading, _, found) in enumerate(sentences.sections(report), 1):
         console.print()
         console.print(Text(f"{i}  {heading}", style="bold"))
-        console.print(Text(found))
+        console.print(Text(tokens.printable(found)))
         console.print()
-        for part in body[name](getattr(report, name)):
-            console.print(part)
+        for drawn in draw[name](getattr(report, name)):
+            console.print(drawn)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # Controls, invisible and direction-changing characters, lone surrogates: shown by their number, not obeyed.
 UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+EMPTY = "⟨⟩"  # an active token without text of its own, such as the first bytes of a character
 BROKEN_BYTES = {0xDC00 + byte: f"⟨{byte:02x}⟩" for byte in range(128, 256)}
 
 
@@ -87,15 +88,35 @@ def short(text: str) -> str:
     return re.sub("␣{4,}", lambda run: f"␣×{len(run[0])}", text)
 
 
+def dedent(tokens: list[str]) -> list[str]:
+    """Tokens without the indentation that all their lines share, so that deep code fits a narrow column.
+
+    The first line is left as it is, since a stretch of text may begin anywhere in it.
+    """
+    lines = [line for line in "".join(tokens).split("\n")[1:] if line.strip()]
+    shared = min((len(line) - len(line.lstrip(" ")) for line in lines), default=0)
+    shown, left = [], 0
+    for token in tokens:
+        text = ""
+        for c in token:
+            if c == " " and left:
+                left -= 1
+                continue
+            left = shared if c == "\n" else 0
+            text += c
+        shown.append(text or token[:1])
+    return shown
+
+
 def html(context: Context, maximum: float) -> Markup:
     """The tokens of a context as HTML: the background's alpha is activation/maximum, the peak is underlined."""
     parts = []
-    for i, (token, activation) in enumerate(zip(context.tokens, context.activations, strict=True)):
+    for i, (token, activation) in enumerate(zip(dedent(context.tokens), context.activations, strict=True)):
         alpha = share(activation, maximum)
-        text = visible(token)
         if alpha == 0:
-            parts.append(Markup("{}").format(text))
+            parts.append(Markup("{}").format(visible(token)))
             continue
+        text = visible(token) or EMPTY
         peak = Markup(" class=peak") if i == context.peak else ""
         parts.append(Markup('<mark{} style="--a:{:.0f}%" title="{:.3g}">{}</mark>').format(
             peak, 100 * alpha, activation, text))
@@ -115,10 +136,10 @@ def line(context: Context, maximum: float, width: int = 100) -> Text:
     centre = 0
     for i, (token, activation) in enumerate(zip(context.tokens, context.activations, strict=True)):
         alpha = share(activation, maximum)
-        shown = visible(token).replace("⏎\n", "⏎").replace("\t", " ")
+        shown = (visible(token) or EMPTY * (alpha > 0)).replace("⏎\n", "⏎").replace("\t", " ")
         if i == context.peak:
             centre = len(text) + len(shown) // 2
-        style = f"black on rgb(255,{244 - 84 * alpha:.0f},{220 - 160 * alpha:.0f})" if alpha else ""
+        style = f"rgb(0,0,0) on rgb(255,{244 - 84 * alpha:.0f},{220 - 160 * alpha:.0f})" if alpha else ""
         text.append(shown, f"{style} bold underline" if i == context.peak else style)
     start = max(0, min(centre - width // 2, len(text) - width))
     return text[start: start + width]

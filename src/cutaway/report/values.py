@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..metrics import Figure
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,20 +44,26 @@ class Histogram:
     zeros: int = 0
 
     @staticmethod
-    def of(values: Iterable[float], bins: int = 40, spacing: str = "linear") -> Histogram:
+    def of(values: ArrayLike, bins: int = 40, spacing: Literal["linear", "log"] = "linear") -> Histogram:
         """The histogram of the values above zero, with `linear` or `log` spacing of its edges."""
-        found = np.asarray(list(values), dtype=np.float64)
+        found = np.asarray(values, dtype=np.float64).ravel()
         positive = found[np.isfinite(found) & (found > 0)]
         if not len(positive):
             return Histogram([], [], len(found))
         low, high = positive.min(), positive.max()
         if low == high:
             low, high = low / 1.5, high * 1.5
-        space = {"linear": np.linspace, "log": np.geomspace}[spacing]
-        edges = space(0.0 if spacing == "linear" else low, high, bins + 1)
+        edges = np.linspace(0.0, high, bins + 1) if spacing == "linear" else np.geomspace(low, high, bins + 1)
         edges[-1] = high  # geomspace may end a rounding error below the largest value
         counts = np.histogram(positive.clip(edges[0], edges[-1]), edges)[0]
         return Histogram(edges.tolist(), counts.tolist(), len(found) - len(positive))
+
+
+def spaced(items: Sequence[T], n: int) -> tuple[list[T], list[T]]:
+    """n of the items, evenly from first to last, and the others: what is seen at a glance spans the whole range."""
+    chosen = set(np.linspace(0, len(items) - 1, min(n, len(items))).round().astype(int).tolist())
+    return ([item for i, item in enumerate(items) if i in chosen],
+            [item for i, item in enumerate(items) if i not in chosen])
 
 
 def plain(value: Any) -> Any:

@@ -11,29 +11,37 @@ from .values import Missing, Shown
 
 DASH = "–"
 
-# name of a figure -> title, whether it is a share (shown in %), definition in one line. The longest fitting start counts.
+# name of a figure -> title, whether it is a share (shown in %), definition in one line. The longest fitting start
+# of a name counts.
 WORDS: dict[str, tuple[str, bool, str]] = {
     "fvu": ("Fraction of variance unexplained (FVU)", False,
             "squared error of the reconstruction over the variance of the activations about their per-dimension mean"),
     "l0": ("Active features a token (L0)", False, "how many features are not zero on a token, on average"),
     "dead": ("Dead features", True, "share of features that never fire on the tokens measured"),
     "dense": ("Dense features", True, "share of features that fire on more than a tenth of the tokens"),
-    "cosine": ("Cosine similarity", False, "cosine between an activation and its reconstruction, on average over tokens"),
-    "loss_recovered": ("Loss recovered", True, "(loss with the baseline in place − loss with the dictionary) / (loss with the "
-                       "baseline in place − loss of the network as it is)"),
+    "norm_ratio": ("Norm ratio", False,
+                   "length of the reconstruction over that of the activation, on average over tokens"),
+    "cosine": ("Cosine similarity", False,
+               "cosine between an activation and its reconstruction, on average over tokens"),
+    "loss_recovered": ("Loss recovered", True, "(loss with the baseline in place − loss with the dictionary) / (loss "
+                       "with the baseline in place − loss of the network as it is)"),
     "loss_spliced": ("Cross-entropy, dictionary spliced in", False,
                      "cross-entropy while the site's activations are replaced by their reconstructions"),
     "loss_zero": ("Cross-entropy, site set to zero", False, "cross-entropy while the site's activations are zero"),
-    "loss_mean": ("Cross-entropy, site set to its mean", False, "cross-entropy while the site's activations are their mean"),
+    "loss_mean": ("Cross-entropy, site set to its mean", False,
+                  "cross-entropy while the site's activations are their mean"),
+    "loss_steered": ("Cross-entropy, steered", False, "cross-entropy while the feature is pushed"),
     "loss_rise": ("Rise in cross-entropy", False, "cross-entropy with the edit less that of the network as it is"),
     "loss_untouched": ("Cross-entropy, network as it is", False, "cross-entropy without any edit"),
     "loss": ("Cross-entropy", False, "−log probability of the next token, in nats, on average"),
-    "kl": ("KL divergence", False, "how far the next-token distribution moves from that of the network as it is, in nats"),
+    "kl": ("KL divergence", False,
+           "how far the next-token distribution moves from that of the network as it is, in nats"),
     "perplexity": ("Perplexity", False, "exponential of the cross-entropy"),
     "bits_per_byte": ("Bits a byte", False, "cross-entropy in bits over the bytes of the text"),
     "accuracy": ("Accuracy", True, "share of tokens whose most likely prediction is right"),
     "frequency": ("Firing frequency", True, "share of tokens on which a feature is not zero"),
-    "agreement": ("Rank agreement", False, "Spearman correlation between a cheap score and the exact effect, over heads"),
+    "agreement": ("Rank agreement", False,
+                  "Spearman correlation between a cheap score and the exact effect, over heads"),
 }
 
 
@@ -68,7 +76,7 @@ class Written:
 def written(figure: Shown) -> Written:
     """A figure with as many digits as its interval supports; a dash with its reason where there is none."""
     if isinstance(figure, Missing) or not math.isfinite(figure.value):
-        reason = figure.reason if isinstance(figure, Missing) else "undefined on this data: the result is not a finite number"
+        reason = figure.reason if isinstance(figure, Missing) else "undefined here: the result is not a finite number"
         n = DASH if isinstance(figure, Missing) else f"{figure.n:,} {figure.of}"
         return Written(title(figure), DASH, DASH, n, getattr(figure, "baseline", None) or "", reason=reason)
     known = key(figure.name)
@@ -80,18 +88,18 @@ def written(figure: Shown) -> Written:
     least = 0 if share or abs(value) >= 1 else 2
     places = max(least, _places(value, high - low if bounded else math.nan, more=1 if figure.unit else 0))
     interval = f"{_fixed(low, places)} to {_fixed(high, places)}{sign}" if bounded else DASH
-    reason = "" if bounded else "no interval: fewer than two rows of data"
+    reason = "" if bounded else "no interval: too few rows to resample, or every one there is was counted"
     data = f"{figure.data}, seed {figure.seed}" if figure.data else f"seed {figure.seed}"
     return Written(title(figure), _fixed(value, places) + sign, interval, f"{figure.n:,} {figure.of}",
                    figure.baseline or "", figure.unit, reason, data)
 
 
 def _places(value: float, width: float = math.nan, more: int = 0) -> int:
-    """Decimals: one digit of half the interval and `more`, within four digits of the value; without it two or three digits."""
+    """Decimals: one digit of half the interval and `more`, up to three of the value or three decimals."""
     magnitude = math.floor(math.log10(abs(value))) if value else 0
     if not width > 0:
         return 0 if value == round(value) else max(0, min((2 if abs(value) >= 1 else 1) - magnitude, 8))
-    return max(0, min(more - math.floor(math.log10(width / 2)), max(3 - magnitude, 1), 8))
+    return max(0, min(more - math.floor(math.log10(width / 2)), max(2 - magnitude, 3), 8))
 
 
 def _fixed(value: float, places: int) -> str:

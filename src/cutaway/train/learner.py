@@ -35,7 +35,8 @@ class Learner:
         self.dictionary = recipe.build((sample / self.scale).float(), generator).to(sample.device)
         self.silent = torch.zeros(recipe.width, dtype=torch.int64, device=sample.device)
         self.penalty = 1.0
-        self.optimizer = torch.optim.Adam(self.dictionary.parameters(), lr=recipe.rate, betas=(0.9, 0.999), eps=6.25e-10)
+        self.optimizer = torch.optim.Adam(self.dictionary.parameters(), lr=recipe.rate, betas=(0.9, 0.999), eps=6.25e-10,
+                                          fused=True)
         self.history: list[dict[str, float]] = []
 
     @property

@@ -1,0 +1,33 @@
+"""What commands are given: models and data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..data import text
+from ..data.corpora import stdlib
+from ..data.stdlib import SPLITS
+from ..network import Network
+from ..network import open as open_network
+from ..train.run import count_of
+
+
+def network(model: str, device: str = "cpu", pickle: bool = False) -> Network:
+    """Open a model, quietly."""
+    return open_network(model, device=device, pickle=pickle)
+
+
+def data(paths: str, net: Network, split: str = "train") -> Any:
+    """The data of a command: files, or the standard library's split (`stdlib`, or `stdlib:test`)."""
+    name, _, wanted = paths.partition(":")
+    if name == "stdlib" and not Path(paths).exists():
+        if wanted and wanted not in SPLITS:
+            raise ValueError(f"the standard library's text has the splits {', '.join(SPLITS)}; found {wanted!r}.")
+        return stdlib(net, wanted or split)
+    return text(paths.split(",") if "," in paths else paths, net)
+
+
+def first(source: Any, tokens: str) -> Any:
+    """The first so many tokens of data; all of them for "all"."""
+    return source if tokens == "all" else source.take(count_of(tokens))

@@ -1,0 +1,137 @@
+"""Commands about sparse features: learn, evaluate, features."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from ..catalogue import find
+from . import folder, inputs
+
+
+def learn(model: Annotated[str, tyro.conf.Positional] = "pico", /, site: str = "", method: str = "topk", tokens: str = "1M",
+          data: str = "stdlib", set: tuple[str, ...] = (), out: Path = Path("runs/learn"), batch: int = 2048, seed: int = 0,
+          device: str = "cpu", pickle: bool = False) -> None:
+    """Learn sparse features at one or more sites of a network, all in one pass over the data.
+
+    Interrupted with Ctrl-C, the same command goes on where it stopped.
+
+    Args:
+        model: A model's folder, hub id, or "pico".
+        site: Where, such as blocks.3 or blocks.*.mlp; left out, the residual stream at the middle block.
+        method: A method of the family dictionary; `cutaway catalogue dictionary` lists them.
+        tokens: How many tokens to train on, such as 500k or 2M.
+        data: Text files (globs and commas allowed), or stdlib, the source of Python's standard library.
+        set: Settings of the method, such as width=4096 k=64.
+        out: Folder for the dictionaries, the history and the configuration.
+        batch: Tokens a step.
+        seed: Of initialisation, order and shuffling.
+        device: Where the network runs, such as cpu or cuda.
+        pickle: Also read weights that are saved as a pickle.
+    """
+    from ..train import learn as train
+    recipe = _recipe(method, set)
+    net = inputs.network(model, device, pickle)
+    site = site or f"blocks.{max(0, (net.n_blocks - 1) // 2)}"
+    source = inputs.data(data, net)
+    folder.begin(out, "learn", {"model": model, "site": site, "method": method, "tokens": tokens, "data": data, "set": set,
+                                "out": out, "batch": batch, "seed": seed, "device": device, "pickle": pickle})
+    run = train(net, source, {site: recipe}, tokens=tokens, batch=batch, seed=seed, out=out)
+    for key, history in run.history.items():
+        last = history[-1]
+        print(f"{key}: {last['tokens']:,} tokens, FVU {last['fvu']:.4f} on the last batch, L0 {last['l0']:.1f}, "
+              f"dead {last['dead']:.1%}")
+    print(f"The dictionaries are in {out}; next: cutaway evaluate {out}")
+
+
+def _recipe(method: str, settings: tuple[str, ...]) -> Any:
+    """A recipe from `name=value` settings, read by the types of the method's own signature."""
+    maker = find(method, "dictionary")
+    known, given = maker.signature.parameters, {}
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        if name not in known or not value:
+            options = ", ".join(f"{p.name}={p.default}" for p in known.values())
+            raise ValueError(f"{method} has no setting {setting!r}; its settings are {options}.")
+        given[name] = _read(name, value, known[name])
+    return maker.object(**given)
+
+
+def _read(name: str, value: str, parameter: inspect.Parameter) -> Any:
+    if "str" in str(parameter.annotation):
+        return value
+    try:
+        return int(value) if "int" in str(parameter.annotation) else float(value)
+    except ValueError:
+        raise ValueError(f"{name} is a number; found {value!r}.") from None
+
+
+def _load(run: Path, device: str) -> tuple[Any, dict[str, Any]]:
+    from ..train import load
+    arguments = folder.read(run)["arguments"]
+    net = inputs.network(arguments["model"], device, arguments.get("pickle", False))
+    return load(run, net), arguments
+
+
+def evaluate(run: Annotated[Path, tyro.conf.Positional], /, data: str = "", tokens: str = "50k", device: str = "cpu") -> None:
+    """Evaluate the dictionaries of a run: FVU, L0, dead and dense latents, loss recovered, KL.
+
+    Args:
+        run: The folder that `cutaway learn` wrote.
+        data: Text files or stdlib:test; left out, the standard library's test split for runs that learned from it, and
+            otherwise the data that the run learned from.
+        tokens: On how many tokens, or all.
+        device: Where the network runs.
+    """
+    from rich.console import Console
+
+    from ..dictionaries import evaluate as measure_dictionary
+    from ..report import terminal
+    loaded, arguments = _load(run, device)
+    chosen = data or ("stdlib:test" if arguments["data"] == "stdlib" else arguments["data"])
+    source, console, found = inputs.first(inputs.data(chosen, loaded.net), tokens), Console(highlight=False), {}
+    for key, dictionary in loaded.dictionaries.items():
+        figures = measure_dictionary(loaded.net, dictionary, source, None, progress=True)
+        console.print(terminal.figures(list(figures.values()), f"{key}, {dictionary.width:,} latents, {source.name}"))
+        found[key] = {name: figure.json() for name, figure in figures.items()}
+    print(f"Kept in {folder.figures(run, found)}")
+
+
+def features(run: Annotated[Path, tyro.conf.Positional], ids: Annotated[tuple[int, ...], tyro.conf.Positional] = (), /,
+             site: str = "", text: str = "", n: int = 6, data: str = "", tokens: str = "200k", device: str = "cpu") -> None:
+    """Show features of a run: how often they fire, which tokens they favour, and the contexts in which they fire.
+
+    Args:
+        run: The folder that `cutaway learn` wrote.
+        ids: Numbers of features; left out, a few that fire neither hardly ever nor nearly always.
+        site: Which dictionary, where the run has several.
+        text: Instead, list the strongest features at each token of this text.
+        n: How many contexts, and how many features when none are named.
+        data: Where to look for contexts; left out, what the run learned from.
+        tokens: In how many tokens to look.
+        device: Where the network runs.
+    """
+    from rich.console import Console
+
+    from ..demo import described
+    from ..dictionaries import watch
+    from ..report import terminal
+    loaded, arguments = _load(run, device)
+    if site:
+        if site not in loaded.dictionaries:
+            raise ValueError(f"this run has no dictionary at {site}; it has {', '.join(loaded.dictionaries)}.")
+        loaded = replace(loaded, dictionaries={site: loaded.dictionaries[site]})
+    source = inputs.first(inputs.data(data or arguments["data"], loaded.net), tokens)
+    found, console = watch(loaded.net, loaded.dictionary, source, None, progress=True), Console(highlight=False)
+    if text:
+        inputs_of_text = loaded.net.tokens(text)["input_ids"][0]
+        for token, active in zip(inputs_of_text, found.active(text), strict=True):
+            said = "  ".join(f"{latent}:{value:.2f}" for latent, value in active)
+            console.print(f"{loaded.net.tokenizer.decode([int(token)])!r:>16}  {said}", markup=False)
+        return
+    for feature in [found[i] for i in ids] or found.interesting(n):
+        console.print(terminal.feature(described(feature), console.width, contexts=n))

@@ -94,6 +94,7 @@ def environment() -> dict[str, str]:
 def _learning(run: Run, features: Features, test: Any, size: Size) -> page.Learning:
     key, dictionary = next(iter(run.dictionaries.items()))
     figures = evaluate(run.net, dictionary, test, size.evaluate, progress=True)
+    figures["loss"] = replace(figures["loss"], name="loss_untouched")
     history = run.history[key]
     curve = page.Series("FVU of training batches", [h["tokens"] for h in history], [h["fvu"] for h in history])
     return page.Learning(dictionary.site, dictionary.width, [curve], list(figures.values()),
@@ -106,14 +107,15 @@ def described(feature: Feature) -> page.Feature:
     up, down = feature.logits()
     frequency = Figure("frequency", feature.frequency, *_share_interval(feature.count, features.n_tokens),
                        features.n_tokens, data=features.data.name)
-    top = [_context(c, f"activation {c.activation:.2f}") for c in feature.contexts(8)]
+    top = [_context(c, "") for c in feature.contexts(8)]
     spread = [_context(c, f"quantile {c.quantile:.2f}") for c in feature.contexts(8, "quantiles")]
     return page.Feature(feature.index, frequency, feature.max, page.Histogram.of(feature.activations), up, down, top,
                         spread, "one context a row of text, so that neighbouring tokens do not fill the list")
 
 
 def _context(context: Context, label: str) -> page.Context:
-    return page.Context(context.tokens, context.activations, f"row {context.row}, token {context.position}", label)
+    return page.Context(context.tokens, context.activations, f"row {context.row}, token {context.position}", label,
+                        context.peak)
 
 
 def _share_interval(count: int, n: int) -> tuple[float, float]:
@@ -140,7 +142,9 @@ def _heads(net: Network, validation: Any, test: Any, size: Size) -> tuple[Units,
                                 f"{len(table)} forward passes", took))
     best = max(SCORES, key=lambda name: trusted[name].agreement if trusted[name].defined else -1.0)
     shape = (net.n_blocks, -1)
-    maps = [page.ScoreMap(name, table.column(name).reshape(shape).tolist()) for name in ("exact", best)]
+    scale = {"exact": "nats a token"}
+    maps = [page.ScoreMap(name, table.column(name).reshape(shape).tolist(), scale.get(name, ""))
+            for name in dict.fromkeys(("exact", best, "gradient", "fisher"))]
     return table, page.Heads("exact", best, maps, found)
 
 
@@ -185,5 +189,5 @@ def _steering(net: Network, features: list[Feature], validation: Any, test: Any,
     plain = measure(net, test.take(size.ablate), "loss")["loss"]
     with net.edited(edit):
         figures = measure(net, test.take(size.ablate), ["loss", "kl"])
-    shown = [replace(plain, name="loss_untouched"), figures["loss"], figures["kl"]]
+    shown = [replace(plain, name="loss_untouched"), replace(figures["loss"], name="loss_steered"), figures["kl"]]
     return page.Steering(feature.index, feature.dictionary.site, feature.max, "its largest activation", samples, shown)

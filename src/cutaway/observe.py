@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .data import below
 from .network import At, Enough, Network, Site
 
 
@@ -31,7 +32,7 @@ class Seen:
         x = self.tensors[site]
         keep = self.batch.keep
         x = x.flatten(0, -2) if keep is None or keep.shape != x.shape[:-1] else x[keep.to(x.device)]
-        return x if max_norm == float("inf") else x[x.norm(dim=-1) <= max_norm]
+        return x if max_norm == float("inf") else x[below(x, max_norm)]
 
 
 class Observer(Protocol):

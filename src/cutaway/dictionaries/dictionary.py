@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..data import below
 from ..files import write_safetensors
 from ..network import At, Edit, Network, Site
 from .codes import Codes
@@ -90,7 +91,7 @@ class Dictionary(nn.Module):
 
     def keeps(self, x: Tensor, tokens: Tensor | None = None) -> Tensor:
         """Which activations the dictionary speaks for: [...] bool; not special tokens and not attention sinks."""
-        keep = x.norm(dim=-1) <= self.facts.max_norm
+        keep = below(x, self.facts.max_norm)
         if tokens is not None and self.facts.skip_tokens and tokens.shape == keep.shape:
             keep = keep & ~torch.isin(tokens, torch.tensor(self.facts.skip_tokens, device=tokens.device))
         return keep

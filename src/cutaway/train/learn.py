@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..data import below, norm_limit
 from ..dictionaries import Facts, Recipe
 from ..files import write_json, write_safetensors
 from ..network import Network
@@ -25,7 +25,6 @@ from .learner import Learner
 from .run import Run, count_of
 
 SAMPLE = 16_384        # activations from which scales, biases and norms begin
-SINK_FACTOR = 10.0     # activations above so many times the median norm are attention sinks
 BUFFER_BYTES = 256e6   # a shuffle buffer holds at most so much, and at most 65,536 activations
 
 
@@ -56,11 +55,10 @@ def learn(net: Network, data: Any, recipes: Mapping[str, Recipe | Sequence[Recip
     observe(net, data, samples, seed=seed)
     max_norm, buffers, learners = {}, {}, {}
     for i, (site, sample) in enumerate(zip(sites, samples, strict=True)):
-        norms = sample.x.norm(dim=-1)
-        max_norm[site] = SINK_FACTOR * float(norms.median())
-        if not np.isfinite(max_norm[site]):
+        if not torch.isfinite(sample.x).all():
             raise ValueError(f"the activations at {site} hold NaN or infinity.")
-        x = sample.x[norms <= max_norm[site]]
+        max_norm[site] = norm_limit(sample.x)
+        x = sample.x[below(sample.x, max_norm[site])]
         capacity = int(min(65_536, BUFFER_BYTES / (4 * x.shape[-1]), max(2 * batch, total // 4)))
         buffers[site] = ShuffleBuffer(capacity, batch, torch.Generator().manual_seed(seed * 1009 + i))
         for key, (at, recipe) in plan.items():

@@ -189,5 +189,6 @@ def _steering(net: Network, features: list[Feature], validation: Any, test: Any,
     plain = measure(net, test.take(size.ablate), "loss")["loss"]
     with net.edited(edit):
         figures = measure(net, test.take(size.ablate), ["loss", "kl"])
-    shown = [replace(plain, name="loss_untouched"), replace(figures["loss"], name="loss_steered"), figures["kl"]]
+    shown: list[page.Shown] = [
+        replace(plain, name="loss_untouched"), replace(figures["loss"], name="loss_steered"), figures["kl"]]
     return page.Steering(feature.index, feature.dictionary.site, feature.max, "its largest activation", samples, shown)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import fnmatch
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from .network import At, Network, Site
+from .network import At, Enough, Network, Site
 
 
 @dataclass(frozen=True)
@@ -74,18 +74,13 @@ def sites_of(net: Network, kind: Kind, names: str | Site | Iterable[str | Site] 
 
 
 def _weights(net: Network, names: Iterable[str | Site]) -> list[Site]:
-    """The maps' weights at or inside the modules of some sites, or at paths with wildcards that end in `:weight`."""
-    matrices = [path for path, module in net.module.named_modules() if _is_map(module)]
+    """The weights of the maps at or inside the modules of some sites; a site that is a weight stands for itself."""
+    maps = [path for path, module in net.module.named_modules() if _is_map(module)]
     found: dict[str, Site] = {}
-    for name in names:
-        if isinstance(name, str) and name.endswith(":weight"):
-            pattern = name.removesuffix(":weight")
-            paths = [path for path in fnmatch.filter(matrices, pattern) if path.count(".") == pattern.count(".")]
-        else:
-            inside = [site.path for site in net.sites(name)]
-            paths = [path for path in matrices if any(path == at or path.startswith(f"{at}.") for at in inside)]
-        if not paths:
-            raise ValueError(f"no weight matrix of {net.name} matches {name!r}.")
+    for site in net.sites(names):
+        paths = [path for path in maps if path == site.path or (not site.is_weight and path.startswith(f"{site.path}."))]
+        if not paths or (site.is_weight and site.io != "weight"):
+            raise ValueError(f"there is no weight of a linear map or a convolution at {site}; its rows are not units.")
         found.update((path, net.site(f"{path}:weight")) for path in paths)
     return list(found.values())
 
@@ -103,9 +98,18 @@ def size_of(net: Network, kind: Kind, site: Site, data: Any = None) -> int:
         return site.n
     if data is None:
         raise ValueError(f"how many units there are at {site} is known only in a pass; give data=.")
-    x = net.record(data.rows([0]), site)[site.name]
-    z, _ = site.cut.split(x, At())
-    return z.shape[site.cut.names(z).index(kind.axis)]  # type: ignore[attr-defined]
+    sizes: list[int] = []
+
+    def look(x: Tensor, at: At) -> None:
+        z, _ = site.cut.split(x, at)
+        sizes.append(z.shape[site.cut.names(z, at).index(kind.axis)])  # type: ignore[attr-defined]
+        raise Enough
+
+    with torch.no_grad(), net.watched({site: look}):
+        net.run_until_enough(data.rows([0]))
+    if not sizes:
+        raise ValueError(f"the network's pass did not reach {site}.")
+    return sizes[0]
 
 
 def block_of(net: Network, site: Site) -> int | None:

@@ -6,7 +6,7 @@ tensors themselves, not copies.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -38,8 +38,8 @@ class Seen:
 class Observer(Protocol):
     """Anything that wants to see some sites: `done` ends the pass when all observers are done."""
 
-    sites: Sequence[str]
-
+    @property
+    def sites(self) -> Sequence[str]: ...
     @property
     def done(self) -> bool: ...
     def update(self, seen: Seen) -> None: ...
@@ -53,7 +53,7 @@ def activations(net: Network, data: Any, sites: Iterable[str | Site], batch_size
     found: dict[str, Tensor] = {}
     fired, needed = 0, 0
 
-    def keeper(name: str):
+    def keeper(name: str) -> Callable[[Tensor, At], None]:
         def keep(x: Tensor, at: At) -> None:
             nonlocal fired
             found[name] = x

@@ -49,7 +49,8 @@ def edit(model: Annotated[str, tyro.conf.Positional] = "pico", /, zero: tuple[st
     edits += [_on_feature(net, "steer", text) for text in steer] + [_on_feature(net, "clamp", text) for text in clamp]
     folder.begin(out, "edit", {
         "model": model, "zero": zero, "mean": mean, "steer": steer, "clamp": clamp, "prompt": prompt, "new_tokens": new_tokens,
-        "temperature": temperature, "data": data, "tokens": tokens, "out": out, "seed": seed, "device": device, "pickle": pickle})
+        "temperature": temperature, "data": data, "tokens": tokens, "out": out, "seed": seed, "device": device,
+        "pickle": pickle})
     texts = {}
     for text in prompt:
         before = net.generate(text, new_tokens, temperature, seed)
@@ -84,4 +85,4 @@ def _on_feature(net: Network, what: str, text: str) -> Edit:
     except (IndexError, ValueError):
         raise ValueError(f"--{what} takes RUN:FEATURE:NUMBER, such as runs/learn:123:6.0; found {text!r}.") from None
     feature = Direction(load(folder_name, net).dictionary, index)
-    return {"steer": steer, "clamp": clamp}[what](feature, number)
+    return steer(feature, number) if what == "steer" else clamp(feature, number)

@@ -12,9 +12,9 @@ from . import folder, inputs
 
 
 def score(model: Annotated[str, tyro.conf.Positional] = "pico", /, kind: str = "heads", by: tuple[str, ...] = ("fisher",),
-          sites: tuple[str, ...] = (), data: str = "stdlib", tokens: str = "16k", which_to_trust: bool = False, sample: int = 64,
-          top: int = 10, run: Path | None = None, out: Path = Path("runs/score"), seed: int = 0, device: str = "cpu",
-          pickle: bool = False) -> None:
+          sites: tuple[str, ...] = (), data: str = "stdlib", tokens: str = "16k", which_to_trust: bool = False,
+          sample: int = 64, top: int = 10, run: Path | None = None, out: Path = Path("runs/score"), seed: int = 0,
+          device: str = "cpu", pickle: bool = False) -> None:
     """Score the parts of a network, and say how far each score can be trusted.
 
     Args:
@@ -42,8 +42,9 @@ def score(model: Annotated[str, tyro.conf.Positional] = "pico", /, kind: str = "
         names = [name for name in names if name != "frequency"]
     source = inputs.data(data, net)
     folder.begin(out, "score", {
-        "model": model, "kind": kind, "by": by, "sites": sites, "data": data, "tokens": tokens, "which_to_trust": which_to_trust,
-        "sample": sample, "top": top, "run": run, "out": out, "seed": seed, "device": device, "pickle": pickle})
+        "model": model, "kind": kind, "by": by, "sites": sites, "data": data, "tokens": tokens,
+        "which_to_trust": which_to_trust, "sample": sample, "top": top, "run": run, "out": out, "seed": seed,
+        "device": device, "pickle": pickle})
     dictionaries = list(load(run, net).dictionaries.values()) if run else None
     table = units(net, kind, sites=sites or None, dictionary=dictionaries)
     table = table.score(names, inputs.first(source, tokens))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -54,7 +55,8 @@ def rerun(run: Annotated[Path, tyro.conf.Positional], /, out: Path | None = None
         out: Where to write this time; left out, the folder's own name with -again.
     """
     from . import editing, learning, parts
-    commands = {"demo": demo, "learn": learning.learn, "score": parts.score, "edit": editing.edit}
+    commands: dict[str, Callable[..., None]] = {
+        "demo": demo, "learn": learning.learn, "score": parts.score, "edit": editing.edit}
     config = folder.read(run)
     if config["command"] not in commands:
         raise ValueError(f"{run} is the folder of {config['command']!r}, which cannot be run again from it.")

@@ -9,5 +9,5 @@ from .recipe import Recipe
 from .relu_l1 import ReLU
 from .topk import TopK
 
-__all__ = ["Codes", "Context", "Dictionary", "Direction", "Facts", "Feature", "Features", "KSparse", "ReLU", "Recipe", "TopK", "evaluate",
-           "watch"]
+__all__ = ["Codes", "Context", "Dictionary", "Direction", "Facts", "Feature", "Features", "KSparse", "ReLU", "Recipe",
+           "TopK", "evaluate", "watch"]

@@ -63,7 +63,7 @@ def _spliced(net: Network, dictionary: Dictionary, site: Any, mean: Tensor, data
     for batch in data.batches(batch_size):
         batch = batch.to(net.device)
         counts = token_targets(batch, net.kind)[1]
-        sums, plain = [counts.double().reshape(len(counts), -1).sum(1)], None
+        sums, plain = [counts.double().reshape(len(counts), -1).sum(1)], torch.empty(0)
         for name, edits in conditions.items():
             with net.edited(*edits):
                 logits = net.logits(batch)

@@ -187,7 +187,8 @@ class Feature(Direction):
         start, end = max(0, position - before), min(length, position + after + 1)
         here = rows == row
         own = dict(zip(positions[here].tolist(), values[here].tolist(), strict=True))
-        return Context(data.pieces(row, start, end), [own.get(i, 0.0) for i in range(start, end)], position - start, row, position, quantile)
+        return Context(data.pieces(row, start, end), [own.get(i, 0.0) for i in range(start, end)], position - start,
+                       row, position, quantile)
 
     def logits(self, n: int = 8) -> tuple[list[tuple[str, float]], list[tuple[str, float]]]:
         """The tokens whose logits its direction raises most, and those it lowers most.
@@ -196,12 +197,15 @@ class Feature(Direction):
         token, is left out, and so are later blocks.
         """
         net = self.features.net
-        head = net.module.get_output_embeddings() if hasattr(net.module, "get_output_embeddings") else None
+        find: Any = getattr(net.module, "get_output_embeddings", lambda: None)
+        head = find()
         if head is None or net.tokenizer is None or head.weight.shape[1] != len(self.direction):
             raise ValueError(f"{net.name} has no unembedding that a direction at {self.dictionary.site} can be read by.")
         direction = self.direction
         if "norm" in net.named:
-            norm = net.module.get_submodule(net.named["norm"].path)
+            norm: Any = net.module.get_submodule(net.named["norm"].path)
+            if isinstance(norm, torch.nn.LayerNorm):
+                direction = direction - direction.mean()
             offset = 1.0 if net.family is not None and net.family.name == "gemma" else 0.0
             direction = direction * (norm.weight.detach() + offset)
         effect = head.weight.detach().float() @ direction.float()

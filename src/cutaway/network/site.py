@@ -90,11 +90,8 @@ def by_position(gate: Tensor, over: str, at: At, tokens: int | None = None) -> t
         return gate.index_select(t, positions), names
     others = [name for name in names if name not in "bt"]
     gate = gate.permute([names.index(name) for name in ["b", "t", *others] if name in names])
-    if "b" in names:
-        gate = gate[torch.arange(len(positions), device=gate.device)[:, None], positions]
-    else:
-        gate = gate[positions]
-    return gate, ["b", "t", *others]
+    rows = torch.arange(len(positions), device=gate.device)[:, None]
+    return gate[rows, positions] if "b" in names else gate[positions], ["b", "t", *others]
 
 
 @dataclass(frozen=True)

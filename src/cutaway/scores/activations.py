@@ -44,7 +44,7 @@ def _forward(units: Units, where: dict[str, Place], part: Part, totals: Totals) 
     def seen(place: Place) -> Callable[[Tensor, At], None]:
         def touch(x: Tensor, at: At) -> None:
             z, rest = place.site.cut.split(x, at)
-            form = entries(place.site.cut, place.axis, z, rest)
+            form = entries(place.site.cut, place.axis, z, rest, at)
             change = z - torch.as_tensor(place.ref(z, at)).to(z)
             size = torch.linalg.vector_norm(change, dim=form.own, keepdim=True) if form.own else change.abs()
             if not bool(torch.isfinite(size).all()):

@@ -14,6 +14,7 @@ from ..network import Edit
 from ..network.edit import Reference
 from .column import Column, facts
 from .places import Place, places, reference_name
+from .ranks import repeatability
 from .reading import Metric, Part, Reader, measured
 
 if TYPE_CHECKING:
@@ -34,11 +35,12 @@ def exact(units: Units, data: Any, *, metric: Metric = row_loss, ref: str | Refe
     ref: what stands in for a closed unit: `zero`, `mean`, `skip`, a function, or none for the usual one of the kind.
     at_once: how many units are closed in one pass, each in its own copy of the batch's rows; left out, as many as fill
         a pass of `batch_size` rows.
+    The column's facts say as `repeats` how far these effects would agree with themselves on as much other data.
     tokens: use the first so many tokens of the data, or, with a seed, as many from rows drawn by it.
     """
     limits = {"tokens": tokens, "batch_size": batch_size, "seed": seed, "progress": progress}
     where, reader = places(units, ref, data, **limits), Reader(units, data, limits)
-    total, rows = np.zeros(len(units.frame)), np.zeros(len(units.frame))
+    total, rows = np.zeros((2, len(units.frame))), np.zeros((2, len(units.frame)))  # of even and of odd rows
     for part in reader:
         n_rows = len(part.batch.rows)
         before = measured(metric, units.net, part.batch).double()
@@ -48,9 +50,14 @@ def exact(units: Units, data: Any, *, metric: Metric = row_loss, ref: str | Refe
         for chunk in (todo[i: i + n] for i in range(0, len(todo), n)):
             index = [row for _, row, _ in chunk]
             effects = _closed(units, metric, where, part, chunk).view(n_rows, -1).double() - before[:, None]
-            total[index] += effects.sum(0).cpu().numpy()
-            rows[index] += n_rows
-    return Column(total / np.maximum(rows, 1), facts("exact", reader, reference_name(units, ref), metric))
+            for half in (0, 1):
+                mine = effects[(reader.rows + half) % 2:: 2]
+                total[half, index] += mine.sum(0).cpu().numpy()
+                rows[half, index] += len(mine)
+    with np.errstate(invalid="ignore"):  # one row has no second half
+        repeats = repeatability(total / rows)
+    about = facts("exact", reader, reference_name(units, ref), metric)
+    return Column(total.sum(0) / np.maximum(rows.sum(0), 1), {**about, "repeats": repeats})
 
 
 def _closed(units: Units, metric: Metric, where: dict[str, Place], part: Part, chunk: Sequence[Unit]) -> torch.Tensor:

@@ -69,7 +69,7 @@ def _backward(units: Units, metric: Metric, where: dict[str, Place], part: Part,
     def gated(place: Place) -> Callable[[Tensor, At], Tensor]:
         def touch(x: Tensor, at: At) -> Tensor:
             z, rest = place.site.cut.split(x, at)
-            form = entries(place.site.cut, place.axis, z, rest)
+            form = entries(place.site.cut, place.axis, z, rest, at)
             shape = [1 if i in form.own else n for i, n in enumerate(z.shape)]
             gate = z.new_ones(()).expand(shape).requires_grad_()  # a leaf that takes no memory
 

@@ -76,12 +76,12 @@ class Entries:
         return keep.to(z.device).reshape(*keep.shape, *[1] * (len(sizes) - keep.ndim)).expand(sizes)
 
 
-def entries(cut: Cut, axis: str, z: Tensor, rest: Any) -> Entries:
+def entries(cut: Cut, axis: str, z: Tensor, rest: Any, at: At) -> Entries:
     """How the entries of a tensor that was cut into (z, rest) belong to units."""
     codes = next((part for part in rest if hasattr(part, "indices")), None) if isinstance(rest, tuple) else None
     if codes is not None:
         return Entries(["b", *[""] * (z.ndim - 2), "u"], "u", codes.indices)
-    return Entries(cut.names(z), axis)  # type: ignore[attr-defined]
+    return Entries(cut.names(z, at), axis)  # type: ignore[attr-defined]
 
 
 def skip(z: Tensor, at: At) -> Tensor:
@@ -162,7 +162,7 @@ def means(units: Units, data: Any, **limits: Any) -> dict[str, Tensor]:
     def adder(name: str, site: Site) -> Callable[[Tensor, At], None]:
         def add(x: Tensor, at: At) -> None:
             z, rest = site.cut.split(x, at)
-            form = entries(site.cut, "u", z, rest)
+            form = entries(site.cut, "u", z, rest, at)
             if form.units is not None:
                 raise ValueError("the mean of a feature cannot stand in for it, because a feature that is off has no "
                                  'entry in a sparse code; use ref="zero".')

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..metrics import row_loss
+from .column import Column
 from .exact import exact
+from .places import reference_name
+from .ranks import FEWEST, agreement, in_common, stratified
 from .reading import Metric, metric_name
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from ..units import Units
-
-FEWEST = 5
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Trust:
     agreement: Spearman's rank correlation, with its 95% bootstrap interval over units; nan where it is undefined.
     shared: how many of the `top` units by the exact effect are also among the `top` by the score.
     n: the units compared, of `of` in the table; rows, tokens: the data on which the exact effect was measured.
+    repeats: how far the exact effect would agree with itself on as much other data; no score can do much better there.
     same_data: whether that is the data of the score itself; why: why the agreement is undefined, empty where it is not.
     """
 
@@ -40,6 +42,7 @@ class Trust:
     top: int
     n: int
     of: int
+    repeats: float
     metric: str
     data: str
     rows: int
@@ -69,7 +72,8 @@ class Trust:
             return f"{self.words()}: {self.why} ({measured})"
         sample = f"all {self.n}" if self.n == self.of else f"{self.n} of {self.of:,}"
         return (f"{self.words()}: rank correlation {self.agreement:.2f} [{self.low:.2f}, {self.high:.2f}] over "
-                f"{sample} {self.kind}, {self.shared} of the top {self.top} in common ({measured})")
+                f"{sample} {self.kind}, {self.shared} of the top {self.top} in common; the exact effect repeats "
+                f"{self.repeats:.2f} on so much data{', so give it more' if self.repeats < 0.5 else ''} ({measured})")
 
 
 WORDS = ((0.8, "agrees well with"), (0.5, "agrees in part with"), (0.0, "agrees poorly with"), (-1.0, "contradicts"))
@@ -85,23 +89,35 @@ def trusts(units: Units, names: Sequence[str], data: Any, n: int = 64, seed: int
     for name in names:
         units.column(name)
     metric = metric or _own(units, names, "metric", metric_name(row_loss), row_loss)
-    own = _own(units, names, "reference", units.kind.ref, None)
-    options.setdefault("ref", own)
+    if "ref" not in options:
+        options["ref"] = _own(units, names, "reference", units.kind.ref, None)
     problems = {name: _problem(units.column(name)) for name in names}
-    sample = units.pick(stratified([units.column(name) for name in names if not problems[name]], len(units), n, seed))
-    effect = exact(sample, data, metric=metric, **options)
-    facts = {key: effect.about[key] for key in ("metric", "data", "rows", "tokens", "reference")}
+    rows = stratified([units.column(name) for name in names if not problems[name]], len(units), n, seed)
+    sample = units.pick(rows)
+    effect = _known(units, rows, data, metric, options) or exact(sample, data, metric=metric, **options)
+    facts = {key: effect.about[key] for key in ("repeats", "metric", "data", "rows", "tokens", "reference")}
     found = {}
     for name in names:
         values = sample.column(name)
         why = problems[name] or _problem(values) or _problem(effect.values, "the exact effect")
         rank, low, high = (nan, nan, nan) if why else agreement(values, effect.values, seed)
         most = min(top, max(1, len(sample) // 2))
-        common = 0 if why else _in_common(values, effect.values, most)
+        common = 0 if why else in_common(values, effect.values, most)
         same = units.about.get(name, {}).get("fingerprint") == data.fingerprint
         found[name] = Trust(name, units.kind.name, rank, low, high, common, most, n=len(sample), of=len(units),
                             seed=seed, same_data=same, why=why, **facts)
     return found
+
+
+def _known(units: Units, rows: np.ndarray, data: Any, metric: Metric, options: dict[str, Any]) -> Column | None:
+    """The exact effect of some rows of a table, where it is a column already, measured on the same data in the same way."""
+    tokens, ref = options.get("tokens"), options["ref"]
+    asked = {"method": "exact", "metric": metric_name(metric), "fingerprint": data.fingerprint, "seed": options.get("seed"),
+             "rows": (data if tokens is None else data.take(tokens)).n_rows, "reference": reference_name(units, ref)}
+    for name, about in units.about.items():
+        if not callable(ref) and asked.items() <= about.items():
+            return Column(units.column(name)[rows], about)
+    return None
 
 
 def trust_table(units: Units, names: Sequence[str], data: Any, n: int = 64, seed: int = 0,
@@ -111,37 +127,6 @@ def trust_table(units: Units, names: Sequence[str], data: Any, n: int = 64, seed
     found = trusts(units, names, data, n=n, seed=seed, **options)
     table = pd.DataFrame([{**asdict(trust), "words": trust.words()} for trust in found.values()])
     return table.sort_values("agreement", ascending=False, na_position="last", ignore_index=True)
-
-
-def stratified(columns: Sequence[np.ndarray], size: int, n: int, seed: int) -> np.ndarray:
-    """n of `size` units, one from each n-quantile of the mean rank over the columns; all where there are no more."""
-    from scipy.stats import rankdata
-    if size <= n:
-        return np.arange(size)
-    random = np.random.default_rng(seed)
-    order = np.argsort(np.mean([rankdata(values) for values in columns], axis=0), kind="stable") if columns \
-        else random.permutation(size)
-    return np.sort([random.choice(bin) for bin in np.array_split(order, n)])
-
-
-def agreement(x: np.ndarray, y: np.ndarray, seed: int = 0, n: int = 1000) -> tuple[float, float, float]:
-    """Spearman's rank correlation of two columns and its 95% percentile interval over resampled units."""
-    from scipy.stats import rankdata
-
-    def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        x, y = (rankdata(values, axis=-1) for values in (x, y))
-        x, y = x - x.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
-        with np.errstate(invalid="ignore"):  # a resample may hold one unit only
-            return (x * y).sum(-1) / np.sqrt((x * x).sum(-1) * (y * y).sum(-1))
-
-    drawn = np.random.default_rng(seed).integers(0, len(x), (n, len(x)))
-    low, high = np.nanpercentile(spearman(x[drawn], y[drawn]), [2.5, 97.5])
-    return float(spearman(x, y)), float(low), float(high)
-
-
-def _in_common(x: np.ndarray, y: np.ndarray, top: int) -> int:
-    first, second = (set(np.argsort(-values, kind="stable")[:top].tolist()) for values in (x, y))
-    return len(first & second)
 
 
 def _problem(values: np.ndarray, what: str = "the score") -> str:

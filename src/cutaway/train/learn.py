@@ -47,8 +47,9 @@ def learn(net: Network, data: Any, recipes: Mapping[str, Recipe | Sequence[Recip
         raise ValueError(f"{total:,} tokens are less than one batch of {batch:,}; give more tokens or a smaller batch.")
     plan = _plan(net, recipes)
     out = None if out is None else Path(out)
-    config = {"network": net.name, "data": f"{data.name} ({data.fingerprint})", "tokens": total, "batch": batch, "seed": seed,
-              "recipes": {key: recipe.json() for key, (_, recipe) in plan.items()}}
+    config: dict[str, Any] = {
+        "network": net.name, "data": f"{data.name} ({data.fingerprint})", "tokens": total, "batch": batch, "seed": seed,
+        "recipes": {key: recipe.json() for key, (_, recipe) in plan.items()}}
     sites = sorted({site for site, _ in plan.values()})
 
     samples = [Sample(site, SAMPLE) for site in sites]
@@ -68,14 +69,14 @@ def learn(net: Network, data: Any, recipes: Mapping[str, Recipe | Sequence[Recip
                         max_norm=max_norm[site], skip_tokens=tuple(getattr(data, "special_ids", ())))
              for key, (site, _) in plan.items()}
 
-    position = {"epoch": 0, "row": 0}
+    start = {"epoch": 0, "row": 0}
     if out is not None:
-        position = _resume(out, config, learners, buffers) or position
+        start = _resume(out, config, learners, buffers) or start
     run = Run(net, data, {}, {key: learner.history for key, learner in learners.items()}, config, out)
     saved = time.monotonic()
     with _interruptible() as interrupted, tqdm(total=total, unit="tok", unit_scale=True, desc="learn", leave=False,
                                                disable=None if progress else True) as bar:
-        for seen, position in _stream(net, data, sites, seed, position):
+        for seen, position in _stream(net, data, sites, seed, start):
             for site in sites:
                 for x in buffers[site].add(seen.kept(site, max_norm[site])):
                     _step_all(learners, plan, site, x)
@@ -111,9 +112,9 @@ def _plan(net: Network, recipes: Mapping[str, Recipe | Sequence[Recipe]]) -> dic
     return plan
 
 
-def _stream(net: Network, data: Any, sites: list[str], seed: int, position: dict[str, int]) -> Iterator[tuple]:
+def _stream(net: Network, data: Any, sites: list[str], seed: int, start: dict[str, int]) -> Iterator[tuple]:
     """The data's batches in a new random order each epoch, from a position on, and the position after each."""
-    epoch, row = position["epoch"], position["row"]
+    epoch, row = start["epoch"], start["row"]
     while True:
         for seen in activations(net, data, sites, start=row, seed=seed + epoch):
             yield seen, {"epoch": epoch, "row": seen.next_row}

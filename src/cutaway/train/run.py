@@ -39,7 +39,7 @@ class Run:
     def dictionary(self) -> Dictionary:
         """The only dictionary of the run."""
         if len(self.dictionaries) != 1:
-            raise ValueError(f"this run has dictionaries at {', '.join(self.dictionaries)}; choose one by run.dictionaries[...].")
+            raise ValueError(f"this run has dictionaries at {', '.join(self.dictionaries)}; choose one of run.dictionaries.")
         return next(iter(self.dictionaries.values()))
 
     @cached_property

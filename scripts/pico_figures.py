@@ -109,7 +109,7 @@ def main() -> None:
     net = cw.open(args.out)
     test = cw.stdlib(net, "test")
     held_out = list(stdlib.documents("test"))
-    bits = cw.measure(net, test, "bits_per_byte", progress=True)["bits_per_byte"]
+    measured = cw.measure(net, test, ["bits_per_byte", "loss"], progress=True)
     documents = training_documents()
     train, ids = ([np.asarray(i) for i in net.tokenizer(texts)["input_ids"]] for texts in (documents, held_out))
     trigram, stream = Trigram(np.concatenate(train), len(net.tokenizer)), np.concatenate(ids)
@@ -118,11 +118,11 @@ def main() -> None:
     before = "".join(documents).encode()
     figures = {
         "held_out": f"test split of Python's standard library, {len(held_out)} files, {len(text):,} bytes",
-        "pico_bits_per_byte": bits.json(),
+        "pico_bits_per_byte": measured["bits_per_byte"].json(),
         "trigram_bits_per_byte": float(trigram_bits),
         "xz_bits_per_byte": 8 * xz_bytes(text) / len(text),
         "xz_after_training_text_bits_per_byte": 8 * (xz_bytes(before + text) - xz_bytes(before)) / len(text),
-        "loss": cw.measure(net, test, "loss")["loss"].json(),
+        "pico_loss": measured["loss"].json(),
         "training_files": len(documents), "training_tokens_in_text": int(sum(map(len, train))),
     }
     print(json.dumps(figures, indent=2))

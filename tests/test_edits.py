@@ -239,6 +239,7 @@ def test_a_reference_may_make_a_pass_of_its_own() -> None:
 
     def resample(z: Tensor, at: cw.At) -> Tensor:
         with net.as_it_is():
+            output(net, other)
             return net.record(other, "blocks.0")["blocks.0"]
 
     expected = output(net, other)

@@ -161,7 +161,6 @@ def test_real_warnings_are_heard(tmp_path: Path, caplog: pytest.LogCaptureFixtur
 
 
 def test_pico_is_bundled() -> None:
-    if not (cw.opening.BUNDLED["pico"] / "config.json").exists():
-        pytest.skip("pico is not trained yet")
     net = cw.open("pico")
-    assert (net.kind, net.n_blocks, net.d_model, net.n_heads) == ("causal", 6, 256, 8)
+    assert (net.kind, net.n_blocks, net.d_model, net.n_heads, net.context) == ("causal", 6, 256, 8, 256)
+    assert net.tokens("def ")["input_ids"][0, 0] == net.tokenizer.bos_token_id == 0

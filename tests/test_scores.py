@@ -13,10 +13,11 @@ import torch
 from families import example, module, network
 from test_edits import traces
 from test_units import dictionary
-from torch import Tensor
+from torch import Tensor, nn
 
 import cutaway
 from cutaway import Edit, Network, Units, row_loss, units
+from cutaway.metrics import token_targets
 from cutaway.network import zero
 from cutaway.network.edit import Reference
 from cutaway.scores import Trust, exact, trust_table, trusts
@@ -37,7 +38,7 @@ def data(name: str, rows: int = 6) -> Any:
     x = example(name, rows=rows, tokens=8)
     if name == "bert":
         return cutaway.arrays({"input_ids": x}, torch.where(x % 3 == 0, x, -100).index_fill(1, torch.tensor(0), 7))
-    if name in ("vit", "mlp"):
+    if name in ("vit", "mlp", "cnn"):
         of = cutaway.arrays(x, torch.arange(rows) % 4)
         return replace(of, x=of.x.double())
     return cutaway.arrays({"input_ids": x}, name="random")
@@ -49,9 +50,18 @@ def table(name: str, kind: str) -> Units:
     return units(double(name), kind)
 
 
+def loss(net: Network, batch: Any) -> Tensor:
+    """The loss of each row in the network's own precision: `row_loss` without its float32."""
+    logits, (targets, counts) = net.logits(batch), token_targets(batch, net.kind)
+    logits = logits[:, :-1] if net.kind == "causal" else logits
+    each = nn.functional.cross_entropy(logits.flatten(0, -2), targets.flatten().clamp(min=0), reduction="none")
+    each = each.view(targets.shape) * counts
+    return each.sum(-1) / counts.sum(-1) if each.ndim == 2 else each
+
+
 def mean_loss(net: Network, of: Any) -> float:
     with torch.no_grad():
-        return float(row_loss(net, of.rows(slice(None))).mean())
+        return float(loss(net, of.rows(slice(None))).mean())
 
 
 def effect(net: Network, of: Any, edits: Any) -> float:
@@ -69,6 +79,13 @@ def one_closed(units: Units, row: int, by: float = 1.0, ref: Reference = zero) -
     return Edit(unit["site"], ref, gate, "u")
 
 
+def slopes(units: Units, of: Any) -> np.ndarray:
+    """-d loss / d gate of each unit by a central difference; Llama's norm computes in float32, which limits it to 1e-4."""
+    step = 2e-3 if units.net is double("llama") else 1e-5
+    up, down = ([effect(units.net, of, one_closed(units, row, by)) for row in range(len(units))] for by in (step, -step))
+    return (np.array(up) - np.array(down)) / (2 * step)
+
+
 # --- exact ------------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("kind", ["heads", "neurons"])
@@ -76,7 +93,7 @@ def one_closed(units: Units, row: int, by: float = 1.0, ref: Reference = zero) -
 def test_exact_is_the_measured_effect_of_closing_one_unit(name: str, kind: str) -> None:
     whole = table(name, kind)
     part = whole.pick([0, 1, 5, len(whole) - 1])
-    found = part.score("exact", data(name)).column("exact")
+    found = part.score("exact", data(name), metric=loss).column("exact")
     wanted = [effect(part.net, data(name), one_closed(part, row)) for row in range(4)]
     np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-9)
     assert np.abs(found).max() > 1e-4
@@ -87,15 +104,15 @@ def test_exact_is_the_measured_effect_of_closing_one_unit(name: str, kind: str) 
 def test_many_gates_at_a_time_are_one_at_a_time(name: str, kind: str) -> None:
     part = table(name, kind)
     part = part.pick(np.linspace(0, len(part) - 1, min(len(part), 9)).astype(int))
-    alone = exact(part, data(name), at_once=1)
-    for many in (exact(part, data(name), at_once=7), exact(part, data(name), batch_size=4), exact(part, data(name), batch_size=60)):
-        np.testing.assert_allclose(many.values, alone.values, rtol=1e-6, atol=1e-9)
+    alone = exact(part, data(name), at_once=1, metric=loss)
+    for options in ({"at_once": 7}, {"batch_size": 4}, {"batch_size": 60}):
+        np.testing.assert_allclose(exact(part, data(name), metric=loss, **options).values, alone.values, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "bert", "vit", "opt"])
 def test_skipping_a_layer_puts_its_input_in_its_place(name: str) -> None:
     layers = table(name, "layers")
-    found = layers.score("exact", data(name))
+    found = layers.score("exact", data(name), metric=loss)
     wanted = [effect(layers.net, data(name), Edit(f"blocks.{i}", lambda z, at: at.module_input)) for i in range(len(layers))]
     np.testing.assert_allclose(found.column("exact"), wanted, rtol=1e-6)
     assert found.about["exact"]["reference"] == "skip"
@@ -105,14 +122,11 @@ def test_skipping_a_layer_puts_its_input_in_its_place(name: str) -> None:
     ("llama", "model.layers.1.mlp.up_proj"), ("gpt2", "transformer.h.1.attn.c_attn"), ("opt", "model.decoder.layers.1.fc1"),
     ("bert", "bert.encoder.layer.0.intermediate.dense"), ("cnn", "conv1")])
 def test_a_row_of_a_weight_is_scored_as_its_edit_acts(name: str, path: str) -> None:
-    net = cutaway.open(module(name)) if name == "cnn" else double(name)
-    of = cutaway.arrays(example("cnn"), torch.tensor([1, 3])) if name == "cnn" else data(name)
-    part = units(net, "rows", sites=f"{path}:weight").pick([0, 5]).score(["exact", "gradient", "path"], of)
+    net, of = double(name), data(name)
+    part = units(net, "rows", sites=f"{path}:weight").pick([0, 5]).score(["exact", "gradient", "path"], of, metric=loss)
     wanted = [effect(net, of, one_closed(part, row)) for row in range(2)]
-    slopes = [effect(net, of, one_closed(part, row, 1e-4)) / 1e-4 for row in range(2)]
-    loose = name == "cnn"
-    np.testing.assert_allclose(part.column("exact"), wanted, rtol=1e-3 if loose else 1e-6, atol=1e-6 if loose else 1e-9)
-    np.testing.assert_allclose(part.column("gradient"), slopes, rtol=1e-2, atol=3e-3 if loose else 1e-5)
+    np.testing.assert_allclose(part.column("exact"), wanted, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(part.column("gradient"), slopes(part, of), rtol=1e-3, atol=1e-4)
     with pytest.raises(ValueError, match="a row of a weight is closed by"):
         part.score("abs", of, ref="mean")
 
@@ -124,11 +138,8 @@ def test_a_row_of_a_weight_is_scored_as_its_edit_acts(name: str, path: str) -> N
 def test_the_gradient_is_the_slope_of_the_gate(name: str, kind: str) -> None:
     whole = table(name, kind)
     part = whole.pick([0, 3, len(whole) - 1])
-    found = part.score("gradient", data(name)).column("gradient")
-    step = 1e-4
-    slope = [(effect(part.net, data(name), one_closed(part, row, step)) - effect(part.net, data(name), one_closed(part, row, -step)))
-             / (2 * step) for row in range(3)]
-    np.testing.assert_allclose(found, slope, rtol=1e-5, atol=1e-8)
+    found = part.score("gradient", data(name), metric=loss).column("gradient")
+    np.testing.assert_allclose(found, slopes(part, data(name)), rtol=1e-4, atol=1e-4 if name == "llama" else 1e-7)
 
 
 @pytest.mark.parametrize("ref", ["zero", "mean"])
@@ -136,7 +147,7 @@ def test_the_gradient_is_the_slope_of_the_gate(name: str, kind: str) -> None:
 def test_token_gates_give_all_three_and_sum_to_the_unit_gate(name: str, ref: str) -> None:
     net, of, site = double(name), data(name), "blocks.1.attn.heads"
     batch = of.rows(slice(None))
-    scored = units(net, "heads", sites=site).score(["gradient", "abs", "fisher"], of, ref=ref, batch_size=4)
+    scored = units(net, "heads", sites=site).score(["gradient", "abs", "fisher"], of, metric=loss, ref=ref, batch_size=4)
     shape = (6, 8, 4)
     closed = zero
     if ref == "mean":
@@ -146,7 +157,7 @@ def test_token_gates_give_all_three_and_sum_to_the_unit_gate(name: str, ref: str
     def slope(shape: tuple[int, ...], over: str) -> Tensor:
         gate = torch.ones(shape, dtype=torch.float64, requires_grad=True)
         with net.edited(Edit(site, closed, gate, over)):
-            return -torch.autograd.grad(row_loss(net, batch).sum(), gate)[0]
+            return -torch.autograd.grad(loss(net, batch).sum(), gate)[0]
 
     each = slope(shape, "b t u")
     np.testing.assert_allclose(scored.column("gradient"), slope((4,), "u") / 6, rtol=1e-5, atol=1e-9)
@@ -183,13 +194,13 @@ def test_features_are_scored_through_their_sparse_codes() -> None:
     gate = torch.ones(6, 8, 40, requires_grad=True)
     with net.edited(Edit(site, zero, gate, "b t u")):
         each = -torch.autograd.grad(row_loss(net, batch).sum(), gate)[0]
-    np.testing.assert_allclose(scored.column("gradient"), each.sum((0, 1)) / 6, rtol=1e-3, atol=1e-6)
-    np.testing.assert_allclose(scored.column("abs"), each.abs().sum((0, 1)) / 6, rtol=1e-3, atol=1e-6)
-    np.testing.assert_allclose(scored.column("fisher"), each.square().sum((0, 1)) / 6, rtol=1e-3, atol=1e-7)
+    np.testing.assert_allclose(scored.column("gradient"), each.sum((0, 1)).numpy() / 6, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(scored.column("abs"), each.abs().sum((0, 1)).numpy() / 6, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(scored.column("fisher"), each.square().sum((0, 1)).numpy() / 6, rtol=1e-3, atol=1e-7)
     dense = made.encode(net.record(batch, "blocks.1")["blocks.1"]).dense(40).abs().flatten(0, 1)
-    np.testing.assert_allclose(scored.column("activation"), dense.mean(0), rtol=1e-4)
-    np.testing.assert_allclose(scored.column("activation_max"), dense.amax(0), rtol=1e-4)
-    np.testing.assert_allclose(scored.column("frequency"), (dense > 0).float().mean(0), rtol=1e-4)
+    np.testing.assert_allclose(scored.column("activation"), dense.mean(0).numpy(), rtol=1e-4)
+    np.testing.assert_allclose(scored.column("activation_max"), dense.amax(0).numpy(), rtol=1e-4)
+    np.testing.assert_allclose(scored.column("frequency"), (dense > 0).float().mean(0).numpy(), rtol=1e-4)
     closed = torch.ones(40).index_fill(0, torch.tensor(7), 0.0)
     assert scored.column("exact")[7] == pytest.approx(effect(net, of, Edit(site, zero, closed, "u")), abs=1e-5)
     with pytest.raises(ValueError, match="the mean of a feature cannot stand in"):
@@ -201,14 +212,14 @@ def test_features_are_scored_through_their_sparse_codes() -> None:
 @pytest.mark.parametrize("kind", ["heads", "neurons"])
 @pytest.mark.parametrize("name", ["llama", "bert", "mlp"])
 def test_a_path_sums_to_the_effect_of_closing_the_whole_site(name: str, kind: str) -> None:
-    scored = table(name, kind).score("path", data(name), steps=60)
+    scored = table(name, kind).score("path", data(name), metric=loss, steps=60)
     for site in scored.sites:
-        wanted = effect(scored.net, data(name), Edit(site))
-        assert scored.column("path")[scored.frame["site"] == site].sum() == pytest.approx(wanted, rel=2e-3, abs=1e-5)
+        wanted, found = effect(scored.net, data(name), Edit(site)), scored.column("path")[scored.frame["site"] == site]
+        assert found.sum() == pytest.approx(wanted, abs=2e-3 * np.abs(found).sum())
 
 
 def test_the_path_of_a_layer_is_the_effect_of_skipping_it_and_its_slope_is_not() -> None:
-    scored = table("llama", "layers").score(["path", "exact"], data("llama"), steps=40)
+    scored = table("llama", "layers").score(["path", "exact"], data("llama"), metric=loss, steps=100)
     np.testing.assert_allclose(scored.column("path"), scored.column("exact"), rtol=5e-3)
     few = table("llama", "layers").score("path", data("llama"), steps=1).column("path")
     assert not np.allclose(few, scored.column("exact"), rtol=5e-2)
@@ -246,7 +257,8 @@ def test_frequency_tells_how_often_a_neuron_is_on() -> None:
 
 def test_tokens_are_scored_in_the_row_that_they_stand_in() -> None:
     net, of = double("llama"), data("llama")
-    tokens = units(net, "tokens", data=of, rows=[4, 1]).score(["exact", "gradient", "abs", "path", "activation"], of, ref="zero")
+    names = ["exact", "gradient", "abs", "path", "activation"]
+    tokens = units(net, "tokens", data=of, rows=[4, 1]).score(names, of, metric=loss, ref="zero")
     for at in (2, 13):
         row, position = tokens.frame["row"][at], tokens.frame["unit"][at]
         gate = torch.ones(8, dtype=torch.float64)
@@ -264,7 +276,7 @@ def test_tokens_are_scored_in_the_row_that_they_stand_in() -> None:
 
 @pytest.mark.parametrize("kind", ["layers", "heads", "neurons"])
 def test_a_mean_as_reference_is_the_mean_of_the_same_data(kind: str) -> None:
-    part = table("gpt2", kind).pick([0, 2]).score("exact", data("gpt2"), ref="mean")
+    part = table("gpt2", kind).pick([0, 2]).score("exact", data("gpt2"), metric=loss, ref="mean")
     site = next(iter(part.sites.values()))
     x = part.net.record(data("gpt2").rows(slice(None)), site)[site.name]
     mean = (x.unflatten(-1, (4, -1)) if kind == "heads" else x).mean((0, 1))
@@ -276,11 +288,11 @@ def test_a_reference_may_be_a_function() -> None:
     def half(z: Tensor, at: Any) -> Tensor:
         return z / 2
 
-    part = table("llama", "heads").pick([1, 6]).score("exact", data("llama"), ref=half)
+    part = table("llama", "heads").pick([1, 6]).score("exact", data("llama"), metric=loss, ref=half)
     assert part.column("exact")[1] == pytest.approx(effect(part.net, data("llama"), one_closed(part, 1, 0.5)), rel=1e-6)
     assert part.about["exact"]["reference"] == "half"
     with pytest.raises(ValueError, match="scored with the reference half; give ref="):
-        part.trust("exact", data("llama"))
+        part.trust("exact", data("llama"), metric=loss)
 
 
 def test_scores_state_what_they_rest_on_and_read_no_more_than_asked() -> None:
@@ -304,9 +316,10 @@ def test_heads_that_change_places_take_their_scores_along() -> None:
             bias.copy_(bias.view(3, 4, 8)[:, order].reshape(96))
             out.copy_(out.view(4, 8, 32)[order].reshape(32, 32))
     names = ["exact", "gradient", "abs", "fisher", "path", "activation", "activation_max"]
-    before, after = (units(net, "heads").score(names, data("gpt2")) for net in (double("gpt2"), cutaway.open(moved)))
+    before, after = (units(net, "heads").score(names, data("gpt2"), metric=loss) for net in (double("gpt2"), cutaway.open(moved)))
     for name in names:
-        np.testing.assert_allclose(after.column(name).reshape(-1, 4), before.column(name).reshape(-1, 4)[:, order], rtol=1e-6)
+        old, new = (scored.column(name).reshape(-1, 4) for scored in (before, after))
+        np.testing.assert_allclose(new, old[:, order.numpy()], rtol=1e-6)
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------
@@ -388,7 +401,7 @@ def test_an_exact_column_of_the_same_data_is_not_measured_again() -> None:
     known = trusts(heads, ["fisher"], data("llama"), metric=counting)["fisher"]
     assert calls == []
     fresh = trusts(heads, ["fisher"], data("llama"), metric=counting, ref="mean")["fisher"]
-    assert len(calls) > 12 and fresh.reference == "mean" and known.reference == "zero"
+    assert len(calls) == 7 and fresh.reference == "mean" and known.reference == "zero"
     alone = heads.pick(np.arange(12))
     alone = replace(alone, about={"fisher": alone.about["fisher"]})
     assert alone.trust("fisher", data("llama")).agreement == pytest.approx(known.agreement)

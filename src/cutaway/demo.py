@@ -28,7 +28,7 @@ from .units import Units, units
 
 SCORES = {"gradient": "1 pass, shared", "abs": "1 pass, shared", "fisher": "1 pass, shared",
           "path": "8 passes a block", "activation": "1 forward pass"}
-PROMPTS = ("def ", "import ", "        if self.")
+PROMPTS = ("def", "import", "        if self.")
 
 
 @dataclass(frozen=True)

@@ -74,8 +74,8 @@ class Units:
     def column(self, name: str) -> np.ndarray:
         """The values of a column; an unknown name names the nearest."""
         if name not in self.frame:
-            near = difflib.get_close_matches(name, list(self.frame), n=3, cutoff=0.4) or self.scores
-            tail = f"the nearest are {', '.join(near)}" if near else "it has no score yet; add one with .score(...)"
+            near = difflib.get_close_matches(name, list(self.frame), n=3) or self.scores
+            tail = f"the nearest are {', '.join(near)}" if near else "it has no score yet, so add one with .score(...)"
             raise ValueError(f"this table has no column {name!r}; {tail}.")
         return self.frame[name].to_numpy()
 
@@ -114,7 +114,7 @@ class Units:
         closed = self.frame.assign(copy=copies)[~self.column("keep").astype(bool)]
         for name, group in closed.groupby("site", sort=False):
             gate = torch.ones(len(rows), self.sizes[name])
-            gate[group["copy"].to_numpy(), group["unit"].to_numpy()] = 0
+            gate[tuple(torch.tensor(group[["copy", "unit"]].to_numpy()).T)] = 0
             shaped, over = {"": (gate[0, 0], ""), "u": (gate[0], "u"), "t": (gate, "b t")}[self.kind.axis]
             edits.append(Edit(self.sites[name], refs[name], shaped, over))
         return edits

@@ -78,9 +78,10 @@ class Entries:
 
 def entries(cut: Cut, axis: str, z: Tensor, rest: Any, at: At) -> Entries:
     """How the entries of a tensor that was cut into (z, rest) belong to units."""
-    codes = next((part for part in rest if hasattr(part, "indices")), None) if isinstance(rest, tuple) else None
-    if codes is not None:
-        return Entries(["b", *[""] * (z.ndim - 2), "u"], "u", codes.indices)
+    found = [getattr(part, "indices", None) for part in rest] if isinstance(rest, tuple) else []
+    indices = next((units for units in found if isinstance(units, Tensor)), None)
+    if indices is not None:
+        return Entries(["b", *[""] * (z.ndim - 2), "u"], "u", indices)
     return Entries(cut.names(z, at), axis)  # type: ignore[attr-defined]
 
 

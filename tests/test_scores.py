@@ -316,7 +316,8 @@ def test_heads_that_change_places_take_their_scores_along() -> None:
             bias.copy_(bias.view(3, 4, 8)[:, order].reshape(96))
             out.copy_(out.view(4, 8, 32)[order].reshape(32, 32))
     names = ["exact", "gradient", "abs", "fisher", "path", "activation", "activation_max"]
-    before, after = (units(net, "heads").score(names, data("gpt2"), metric=loss) for net in (double("gpt2"), cutaway.open(moved)))
+    both = (double("gpt2"), cutaway.open(moved))
+    before, after = (units(net, "heads").score(names, data("gpt2"), metric=loss) for net in both)
     for name in names:
         old, new = (scored.column(name).reshape(-1, 4) for scored in (before, after))
         np.testing.assert_allclose(new, old[:, order.numpy()], rtol=1e-6)

@@ -37,11 +37,7 @@ class ReLU:
     """All positive pre-activations."""
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor, progress: float = 1.0) -> Codes:
-        z = F.linear(x, weight, bias).relu()
-        most = max(1, int((z > 0).sum(-1).max())) if z.numel() else 1
-        if most > z.shape[-1] // 4:  # early in training most latents fire, and a selection would cost more than it saves
-            return Codes(z, torch.arange(z.shape[-1], device=z.device).expand(z.shape))
-        return Codes(*z.topk(most, dim=-1, sorted=False))
+        return Codes(*kernels.encode_positive(x, weight, bias))
 
 
 @dataclass(frozen=True)

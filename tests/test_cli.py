@@ -26,7 +26,8 @@ def refused(capsys: pytest.CaptureFixture, *words: str) -> str:
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "learn"
-    run("learn", "pico", "--site", "blocks.1", "--tokens", "20k", "--batch", "1024", "--set", "width=128", "k=8", "--out", str(out))
+    run("learn", "pico", "--site", "blocks.1", "--tokens", "20k", "--batch", "1024", "--set", "width=128", "k=8",
+        "--out", str(out))
     return out
 
 
@@ -55,7 +56,8 @@ def test_rerun_gives_the_same_dictionary(learned: Path, tmp_path: Path):
 
 
 def test_score_and_edit(learned: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
-    run("score", "pico", "--kind", "heads", "--by", "fisher", "--tokens", "1k", "--sample", "8", "--out", str(tmp_path / "score"))
+    run("score", "pico", "--kind", "heads", "--by", "fisher", "--tokens", "1k", "--sample", "8",
+        "--out", str(tmp_path / "score"))
     assert (tmp_path / "score" / "units.parquet").exists() and (tmp_path / "score" / "units.png").exists()
     assert "rank correlation" in capsys.readouterr().out
     run("edit", "pico", "--zero", "blocks.0.attn.heads:0,1", "--steer", f"{learned}:3:2.0", "--prompt", "def ",

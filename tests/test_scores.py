@@ -270,6 +270,8 @@ def test_tokens_are_scored_in_the_row_that_they_stand_in() -> None:
     np.testing.assert_allclose(np.abs(tokens.column("gradient")), tokens.column("abs"))
     with pytest.raises(ValueError, match="stand in other data"):
         tokens.score("fisher", replace(of, index=of.index[:3]))
+    with pytest.raises(ValueError, match="leave tokens= and seed= out"):
+        tokens.score("fisher", of, tokens=8)
     mean = units(net, "tokens", data=of).score("exact", of)
     assert mean.about["exact"]["reference"] == "mean" and len(units(double("vit"), "tokens", data=data("vit"))) == 5
 
@@ -321,6 +323,22 @@ def test_heads_that_change_places_take_their_scores_along() -> None:
     for name in names:
         old, new = (scored.column(name).reshape(-1, 4) for scored in (before, after))
         np.testing.assert_allclose(new, old[:, order.numpy()], rtol=1e-6)
+
+
+def test_progress_counts_every_row_of_every_pass(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    import tqdm.auto
+    ended = []
+
+    class Bar(tqdm.auto.tqdm):  # type: ignore[type-arg]
+        def close(self) -> None:
+            ended.append((self.n, self.total))
+            super().close()
+
+    monkeypatch.setattr(tqdm.auto, "tqdm", lambda **options: Bar(**{**options, "disable": False}))
+    heads = units(double("llama"), "heads")
+    heads.score(["fisher", "activation", "exact", "path"], data("llama"), steps=2, batch_size=4, progress=True)
+    units(double("llama"), "tokens", data=data("llama"), rows=[1, 2]).score("exact", data("llama"), ref="zero")
+    assert all(n == total for n, total in ended) and {(6, 6), (72, 72), (36, 36), (16, 16)} <= set(ended)
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------

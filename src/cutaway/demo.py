@@ -26,8 +26,9 @@ from .scores import Trust, trusts
 from .train import Run, learn
 from .units import Units, units
 
+# What each score costs, in words.
 SCORES = {"gradient": "1 pass, shared", "abs": "1 pass, shared", "fisher": "1 pass, shared",
-          "path": "8 passes a block", "activation": "1 forward pass"}
+          "path": "8 passes a block, on a quarter of the text", "activation": "1 forward pass"}
 PROMPTS = ("def", "import", "        if self.")
 
 
@@ -63,7 +64,7 @@ def demo(out: str | Path = "runs/demo", model: str = "pico", size: Size = Size()
     features = watch(net, run.dictionary, test, size.watch, progress=True)
     learning, shown = _learning(run, features, test, size), features.interesting(size.features, seed=seed)
     say("3/5  scoring every attention head, and checking the scores against the exact effect")
-    table, heads = _heads(net, validation, test, size)
+    table, heads = _heads(net, validation, size)
     table.save(out / "heads.parquet")
     say("4/5  closing the best heads, the worst heads and random heads")
     acting = _acting(net, table, heads.cheap, test, size, seed)
@@ -107,13 +108,13 @@ def described(feature: Feature) -> page.Feature:
     up, down = feature.logits()
     frequency = Figure("frequency", feature.frequency, *_share_interval(feature.count, features.n_tokens),
                        features.n_tokens, data=features.data.name)
-    top = [_context(c, "") for c in feature.contexts(8)]
+    top = [_context(c) for c in feature.contexts(8)]
     spread = [_context(c, f"quantile {c.quantile:.2f}") for c in feature.contexts(8, "quantiles")]
     return page.Feature(feature.index, frequency, feature.max, page.Histogram.of(feature.activations), up, down, top,
-                        spread, "one context a row of text, so that neighbouring tokens do not fill the list")
+                        spread)
 
 
-def _context(context: Context, label: str) -> page.Context:
+def _context(context: Context, label: str = "") -> page.Context:
     return page.Context(context.tokens, context.activations, f"row {context.row}, token {context.position}", label,
                         context.peak)
 
@@ -126,17 +127,18 @@ def _share_interval(count: int, n: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def _heads(net: Network, validation: Any, test: Any, size: Size) -> tuple[Units, page.Heads]:
-    """Every score of every head on one part of the text, and its agreement with the exact effect on another."""
+def _heads(net: Network, validation: Any, size: Size) -> tuple[Units, page.Heads]:
+    """Every score of every head on half of the validation text, and its agreement with the exact effect on the other."""
+    seen, unseen = validation.split(0.5)
     table, seconds = units(net, "heads"), {}
-    for names in (["gradient", "abs", "fisher"], ["path"], ["activation"]):
+    for names, share in ((["gradient", "abs", "fisher"], 1), (["path"], 4), (["activation"], 1)):
         started = time.time()
-        table = table.score(names, validation.take(size.score))
+        table = table.score(names, seen.take(size.score // share))
         seconds.update(dict.fromkeys(names, time.time() - started))
     started = time.time()
-    table = table.score("exact", test.take(size.score))
+    trusted = trusts(table, list(SCORES), unseen.take(size.score), n=len(table))
     took = time.time() - started
-    trusted = trusts(table, list(SCORES), test.take(size.score), n=len(table))
+    table = table.score("exact", unseen.take(size.score))
     found = [page.Estimator(name, _agreement(trusted[name]), cost, seconds[name]) for name, cost in SCORES.items()]
     found.append(page.Estimator("exact", page.Missing("agreement", "it is what the others are compared with"),
                                 f"{len(table)} forward passes", took))

@@ -52,11 +52,16 @@ def activations(net: Network, data: Any, sites: Iterable[str | Site], batch_size
     wanted = {site.name: site for site in net.sites(sites)}
     found: dict[str, Tensor] = {}
     fired, needed = 0, 0
+    first: dict[str, tuple[Tensor, int]] = {}
+    overwritten: set[str] = set()
 
     def keeper(name: str) -> Callable[[Tensor, At], None]:
         def keep(x: Tensor, at: At) -> None:
             nonlocal fired
-            found[name] = x
+            if needed == 0:
+                first[name] = (x, x._version)
+            # What a later module computes in place must be copied before it does; the first batch shows which sites.
+            found[name] = x.clone() if needed == 0 or name in overwritten else x
             fired += 1
             if fired == needed:
                 raise Enough
@@ -74,6 +79,8 @@ def activations(net: Network, data: Any, sites: Iterable[str | Site], batch_size
         missing = [name for name in wanted if name not in found]
         if missing:
             raise ValueError(f"the network's pass did not reach {', '.join(missing)}.")
+        overwritten |= {name for name, (x, version) in first.items() if x._version != version}
+        first.clear()
         needed = fired
         row += len(batch.rows)
         yield Seen(dict(found), batch, row)

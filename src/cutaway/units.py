@@ -98,7 +98,7 @@ class Units:
             keep[best[: round(share * len(members))]] = True
         return replace(self, frame=self.frame.assign(keep=keep))
 
-    def edits(self, ref: str | Reference | None = None, data: Any = None, **limits: Any) -> list[Edit]:
+    def edits(self, ref: str | Reference | None = None, data: Any = None) -> list[Edit]:
         """The edits that close all units whose column `keep` is false; units that are not in the table stay open.
 
         ref: `zero`, `mean` (needs data=), `skip`, a function `(z, at) -> tensor`, or none for the usual of the kind.
@@ -109,7 +109,7 @@ class Units:
         from .scores.places import references
         if "keep" not in self.frame:
             raise ValueError("nothing has been chosen in this table; choose with .keep(by, share) before .edits().")
-        refs, edits = references(self, ref, data, **limits), []
+        refs, edits = references(self, ref, data), []
         copies, rows = pd.factorize(self.frame["row"]) if "row" in self.frame else (np.zeros(len(self), int), [None])
         closed = self.frame.assign(copy=copies)[~self.column("keep").astype(bool)]
         for name, group in closed.groupby("site", sort=False):
@@ -212,7 +212,7 @@ class Units:
         said: dict[str, list[str]] = {}
         for name, a in self.about.items():
             metric = f"{a['metric']}, " if a["metric"] else ""
-            where = f"{a['data']} ({a['rows']:,} rows, {a['tokens']:,} tokens)"
+            where = f"{a['data']} ({a['rows']:,} row{'s' * (a['rows'] != 1)}, {a['tokens']:,} tokens)"
             said.setdefault(f"{metric}{where}, closed to {a['reference']}", []).append(name)
         return [f"{', '.join(names)}: {note}" for note, names in said.items()]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..data import below
 from ..files import write_safetensors
-from ..network import At, Edit, Network, Site
+from ..network import At, Edit, Network, Site, View
 from .codes import Codes
 from .parts import SPARSIFIERS, TopK, part_to_json
 
@@ -113,7 +113,11 @@ class Dictionary(nn.Module):
         """The site in a network that this dictionary belongs to, with a check of its width."""
         if not self.site:
             raise ValueError("this dictionary's file does not say at which site it was learned; give facts with a site.")
-        return net.site(self.site)
+        site = net.site(self.site)
+        if isinstance(site.cut, View) and "(u d)" not in site.cut.pattern and site.n not in (None, self.d):
+            raise ValueError(f"this dictionary was learned on activations of width {self.d}, but {site} of {net.name} has "
+                             f"{site.n}; it belongs to another network.")
+        return site
 
     # --- file ---------------------------------------------------------------------------------------------------------
 
@@ -159,7 +163,6 @@ class Dictionary(nn.Module):
 
 def raw(site: Site) -> Site:
     """The same tensor, not cut into units."""
-    from ..network import View
     return replace(site, cut=View())
 
 

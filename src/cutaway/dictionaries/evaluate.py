@@ -69,8 +69,10 @@ def _spliced(net: Network, dictionary: Dictionary, site: Any, mean: Tensor, data
                 logits = net.logits(batch)
             loss, _ = token_loss(logits, batch, net.kind)
             sums.append(loss.double().reshape(len(loss), -1).sum(1))
-            logits = torch.log_softmax((logits[:, :-1] if net.kind == "causal" else logits).float(), -1)
-            plain = logits if name == "plain" else plain
+            if name in ("plain", "spliced"):
+                logits = torch.log_softmax((logits[:, :-1] if net.kind == "causal" else logits).float(), -1)
+            if name == "plain":
+                plain = logits
             if name == "spliced":
                 kl = (plain.exp() * (plain - logits)).sum(-1) * counts
                 sums.append(kl.double().reshape(len(kl), -1).sum(1))

@@ -15,8 +15,8 @@ def KSparse(width: int = 1024, k: int = 25, first: int | None = None, lr: float 
     u = W x + b, z = u on the k largest entries and 0 elsewhere, x_hat = W^T z + b' (section 2.1).
 
     width: hidden units. k: how many are kept. first: begin with so many and fall to k over the first half of training
-    (section 4.2.1: against dead units at small k); left out, 4k. lr: Adam's learning rate; left out, by the scaling rule. initial: decoder rows
-    from `random` directions or from `data`.
+    (section 4.2.1: against dead units at small k); left out, 4k. lr: Adam's learning rate; left out, by the scaling rule.
+    initial: decoder rows from `random` or `data`.
     Differs from the paper: Adam instead of SGD with momentum, the bias is also subtracted from the input, and rows have no
     norm constraint but begin at unit norm.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -67,7 +68,8 @@ def mean_ablate(net: Network, site: str | Site, data: Any, units: Iterable[int] 
             z = z[keep]
             total, n = total + z.double().sum(0), n + len(z)
         else:
-            total, n = total + z.double().sum(0), n + len(z)
+            positions = [i for i, name in enumerate(place.cut.names(z)) if name in ("b", "t", "h", "w", "")]
+            total, n = total + z.double().sum(positions, keepdim=True), n + math.prod(z.shape[i] for i in positions)
     if n == 0:
         raise ValueError(f"{data.name} holds no token that counts, so {place} has no mean.")
     return Edit(place, MeanOf((torch.as_tensor(total) / n).float()), gate, over)

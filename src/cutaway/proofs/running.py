@@ -75,12 +75,13 @@ def table(folder: str | Path, console: Any = None) -> None:
         return
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name, justify in (("id", "left"), ("claim", "left"), ("", "left"), ("effect [95% interval]", "left"),
-                          ("seeds", "right"), ("seconds", "right")):
+                          ("seeds", "right"), ("seconds (of a core)", "right")):
         shown.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for id, proof in kept.items():
         lines = [*(_line(part) for part in proof.comparisons),
                  *(f"{'met' if met else 'not met'}: {check}" for check, met in proof.checks.items())]
-        cells = (id, proof.claim, proof.words, "\n".join(lines), str(len(proof.seeds)), f"{proof.seconds:.0f}")
+        took = f"{proof.seconds:.0f} ({proof.cpu_seconds:.0f})"
+        cells = (id, proof.claim, proof.words, "\n".join(lines), str(len(proof.seeds)), took)
         shown.add_row(*map(Text, cells))
         shown.add_section()
     console.print(shown)

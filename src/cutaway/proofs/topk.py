@@ -23,8 +23,8 @@ from .proof import Comparison, Proof, compare, say
 
 SITE, WIDTH, K = "blocks.2", 1024, 32
 SEEDS = (0, 1, 2)
-HARVEST, TRAIN, BATCH = 131_072, 98_304, 256     # every seed trains on its own random three quarters of the harvest
-VALIDATION, TEST = 8_192, 12_288                 # activations; every seed has its own slice of the test text
+HARVEST, TRAIN, BATCH = 87_040, 65_536, 256      # every seed trains on its own random three quarters of the harvest
+VALIDATION, TEST = 8_192, 8_192                  # activations; every seed has its own slice of the test text
 TRIES, STRONG = 4, 0.3                           # trainings to bring ReLU-L1 to TopK's L0, and the penalty of the first
 WIDTHS, KS = (256, 512, 1024, 2048), (8, 16, 32, 64)
 FEW_DEAD, CLOSE, NEAR = 0.1, 0.05, 0.1           # what counts as few dead, as equal L0, and as predictable
@@ -109,9 +109,9 @@ def matched(recipe: Recipe, x: Activations, seed: int, l0: float) -> tuple[Recip
 def tuned(recipe: Recipe, learn: Learn, x: Activations) -> tuple[Recipe, Dictionary]:
     """The recipe at its best learning rate and its dictionary of the first seed.
 
-    The rate doubles from half of the recipe's own for as long as FVU on validation text falls.
+    The rate doubles from the recipe's own for as long as FVU on validation text falls.
     """
-    best, lowest, rate = None, float("inf"), recipe.rate / 2
+    best, lowest, rate = None, float("inf"), recipe.rate
     while True:
         recipe, dictionary = learn(replace(recipe, lr=rate), x, SEEDS[0])
         found = figures(dictionary, x.validation)
@@ -222,7 +222,7 @@ def concluded(rows: dict[str, list[dict[str, float]]], grid: dict[tuple[int, int
         notes=(f"NMSE is FVU about the mean of each dimension, at {SITE} of {name}, on the standard library's source. A "
                "seed is an initialisation, a random three quarters of the training activations in its own order, and a "
                "slice of the test text. A latent is dead when it is silent on the test text of all seeds.",
-               "The learning rate of both doubles from half of the recipe's own for as long as FVU on validation text falls. "
+               "The learning rate of both doubles from the recipe's own for as long as FVU on validation text falls. "
                "The penalty of ReLU-L1 is steered to TopK's L0 and corrected on validation text. Without the fixes, the "
                "learning rate is TopK's.",
                "Smaller than the paper: 16M latents, GPT-4's activations and 40B tokens there. The grid is one seed. Its "

@@ -12,7 +12,7 @@ from ..network import At, Enough
 from ..network.edit import Reference
 from .column import Column, Shared, Totals, facts
 from .places import Place, entries, places, reference_name
-from .reading import Part, Reader
+from .reading import Limits, Part, Reader
 
 if TYPE_CHECKING:
     from ..units import Units
@@ -28,11 +28,12 @@ def sizes(units: Units, data: Any, scores: Sequence[Shared], *, ref: str | Refer
     ref: what stands in for a closed unit: `zero`, `mean`, `skip`, a function, or none for the usual one of the kind.
     tokens: use the first so many tokens of the data, or, with a seed, as many from rows drawn by it.
     """
-    limits = {"tokens": tokens, "batch_size": batch_size, "seed": seed, "progress": progress}
-    where, totals = places(units, ref, data, **limits), Totals(units, scores)
-    reader = Reader(units, data, limits)
+    limits = Limits(tokens, batch_size, seed)
+    where, totals = places(units, ref, data, limits), Totals(units, scores)
+    reader = Reader(units, data, limits, progress)
     for part in reader:
         _forward(units, where, part, totals)
+        reader.passed(len(part.batch.rows))
     return [Column(values, facts(score.__name__, reader, reference_name(units, ref), None))
             for score, values in zip(scores, totals.columns(), strict=True)]
 

@@ -9,6 +9,7 @@ from functools import update_wrapper
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..catalogue import find
@@ -31,7 +32,7 @@ def facts(method: str, reader: Reader, reference: str, metric: Metric | None, **
     """What a score says about itself, ready for JSON."""
     return {"method": method, "metric": None if metric is None else metric_name(metric), "data": reader.data.name,
             "fingerprint": reader.data.fingerprint, "rows": reader.rows, "tokens": reader.tokens,
-            "reference": reference, "seed": reader.limits.get("seed"), "network": reader.units.net.name,
+            "reference": reference, "seed": reader.limits.seed, "network": reader.units.net.name,
             "options": options}
 
 
@@ -85,8 +86,9 @@ class Totals:
     def add(self, members: tuple[np.ndarray, np.ndarray], form: Entries, values: Tensor, size: int,
             mask: Tensor | None = None) -> None:
         index, numbers = members
+        values = values.to(torch.promote_types(values.dtype, torch.float32))
         for total, score in zip(self.values, self.scores, strict=True):
-            new = score.of(form, values.detach(), size, mask)[numbers]
+            new = score.of(form, values, size, mask)[numbers]
             total[index] = total[index] + new if score.combine == "sum" else np.maximum(total[index], new)
 
     def columns(self) -> list[np.ndarray]:

@@ -15,7 +15,7 @@ from ..network.edit import Reference
 from .column import Column, facts
 from .places import Place, places, reference_name
 from .ranks import repeatability
-from .reading import Metric, Part, Reader, measured
+from .reading import Limits, Metric, Part, Reader, measured
 
 if TYPE_CHECKING:
     from ..units import Units
@@ -31,15 +31,18 @@ def exact(units: Units, data: Any, *, metric: Metric = row_loss, ref: str | Refe
           progress: bool = False) -> Column:
     """How much the metric rises when a unit is closed and all others are left alone, mean over rows.
 
+    The column's facts say as `repeats` how far these effects would agree with themselves on as much other data.
     metric: `(network, batch) -> [b]`, lower is better; a row's metric may depend on that row alone.
     ref: what stands in for a closed unit: `zero`, `mean`, `skip`, a function, or none for the usual one of the kind.
     at_once: how many units are closed in one pass, each in its own copy of the batch's rows; left out, as many as fill
         a pass of `batch_size` rows.
-    The column's facts say as `repeats` how far these effects would agree with themselves on as much other data.
     tokens: use the first so many tokens of the data, or, with a seed, as many from rows drawn by it.
     """
-    limits = {"tokens": tokens, "batch_size": batch_size, "seed": seed, "progress": progress}
-    where, reader = places(units, ref, data, **limits), Reader(units, data, limits)
+    if at_once is not None and at_once < 1:
+        raise ValueError(f"at least one unit is closed at a time; found at_once={at_once}.")
+    limits = Limits(tokens, batch_size, seed)
+    each = len(units.frame) // (units.frame["row"].nunique() if units.kind.axis == "t" else 1)
+    where, reader = places(units, ref, data, limits), Reader(units, data, limits, progress, passes=each)
     total, rows = np.zeros((2, len(units.frame))), np.zeros((2, len(units.frame)))  # of even and of odd rows
     for part in reader:
         n_rows = len(part.batch.rows)
@@ -51,9 +54,10 @@ def exact(units: Units, data: Any, *, metric: Metric = row_loss, ref: str | Refe
             index = [row for _, row, _ in chunk]
             effects = _closed(units, metric, where, part, chunk).view(n_rows, -1).double() - before[:, None]
             for half in (0, 1):
-                mine = effects[(reader.rows + half) % 2:: 2]
+                mine = effects[(reader.rows - n_rows + half) % 2:: 2]
                 total[half, index] += mine.sum(0).cpu().numpy()
                 rows[half, index] += len(mine)
+            reader.passed(n_rows * len(chunk))
     with np.errstate(invalid="ignore"):  # one row has no second half
         repeats = repeatability(total / rows)
     about = facts("exact", reader, reference_name(units, ref), metric)

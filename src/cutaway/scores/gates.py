@@ -19,7 +19,7 @@ from ..network.edit import Reference
 from ..network.site import Cut
 from .column import Column, Shared, Totals, facts
 from .places import Place, entries, places, reference_name
-from .reading import Metric, Part, Reader, measured, metric_name
+from .reading import Limits, Metric, Part, Reader, measured, metric_name
 
 if TYPE_CHECKING:
     from ..units import Units
@@ -52,11 +52,12 @@ def gradients(units: Units, data: Any, scores: Sequence[Shared], *, metric: Metr
     ref: what stands in for a closed unit: `zero`, `mean`, `skip`, a function, or none for the usual one of the kind.
     tokens: use the first so many tokens of the data, or, with a seed, as many from rows drawn by it.
     """
-    limits = {"tokens": tokens, "batch_size": batch_size, "seed": seed, "progress": progress}
-    where, totals = places(units, ref, data, **limits), Totals(units, scores)
-    reader = Reader(units, data, limits)
+    limits = Limits(tokens, batch_size, seed)
+    where, totals = places(units, ref, data, limits), Totals(units, scores)
+    reader = Reader(units, data, limits, progress)
     for part in reader:
         _backward(units, metric, where, part, totals)
+        reader.passed(len(part.batch.rows))
     return [Column(values, facts(score.__name__, reader, reference_name(units, ref), metric))
             for score, values in zip(scores, totals.columns(), strict=True)]
 

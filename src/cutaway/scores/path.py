@@ -14,7 +14,7 @@ from ..network import Edit
 from ..network.edit import Reference
 from .column import Column, facts
 from .places import Place, places, reference_name
-from .reading import Metric, Reader, measured, metric_name
+from .reading import Limits, Metric, Reader, measured, metric_name
 
 if TYPE_CHECKING:
     from ..units import Units
@@ -34,14 +34,15 @@ def path(units: Units, data: Any, *, metric: Metric = row_loss, ref: str | Refer
     """
     if steps < 1:
         raise ValueError(f"a path has at least one step; found steps={steps}.")
-    limits = {"tokens": tokens, "batch_size": batch_size, "seed": seed, "progress": progress}
-    where, reader = places(units, ref, data, **limits), Reader(units, data, limits)
+    limits = Limits(tokens, batch_size, seed)
+    where, reader = places(units, ref, data, limits), Reader(units, data, limits, progress, passes=steps * len(units.sites))
     total, rows = np.zeros(len(units.frame)), np.zeros(len(units.frame))
     for part in reader:
         for name, (index, numbers) in part.members.items():
             way = [_minus_gradient(units, metric, where[name], part.batch, (k + 0.5) / steps) for k in range(steps)]
             total[index] += torch.stack(way).double().mean(0).cpu().numpy()[numbers]
             rows[index] += len(part.batch.rows)
+            reader.passed(steps * len(part.batch.rows))
     return Column(total / np.maximum(rows, 1), facts("path", reader, reference_name(units, ref), metric, steps=steps))
 
 

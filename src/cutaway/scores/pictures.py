@@ -30,12 +30,16 @@ def draw(units: Units, by: str | tuple[str, str]) -> Any:
 
 
 def _map(axes: Any, units: Units, name: str, values: np.ndarray) -> None:
-    """Layers down, heads across; white is no effect, red a rise of the metric when the unit is closed."""
+    """Layers down, heads across. Scores of one sign span orders of magnitude and are shown by theirs; of scores of both
+    signs white is nothing and red a rise of the metric when the unit is closed.
+    """
+    from matplotlib.colors import CenteredNorm, LogNorm
     sites = list(units.sites)
     grid = np.full((len(sites), max(units.sizes[site] for site in sites)), np.nan)
     grid[[sites.index(site) for site in units.frame["site"]], units.frame["unit"]] = values
-    far = np.nanmax(np.abs(grid)) or 1.0
-    image = axes.imshow(grid, cmap="RdBu_r", vmin=-far, vmax=far, aspect="auto")
+    positive = bool(np.nanmin(grid) > 0)
+    image = axes.imshow(grid, aspect="auto", cmap="viridis" if positive else "RdBu_r",
+                        norm=LogNorm() if positive else CenteredNorm())
     axes.figure.colorbar(image, label=name)
     axes.set(xlabel=units.kind.name.removesuffix("s"), ylabel="block")
     axes.set(xticks=range(grid.shape[1]), yticks=range(len(sites)))
@@ -68,7 +72,8 @@ def _scatter(axes: Any, units: Units, names: tuple[str, ...], columns: list[np.n
     points = axes.scatter(*columns, c=blocks, s=12, cmap="viridis")
     if blocks is not None and blocks.nunique() > 1:
         axes.figure.colorbar(points, label="block")
-    axes.set(xlabel=names[0], ylabel=names[1])
+    scales = ["log" if (values > 0).all() else "linear" for values in columns]
+    axes.set(xlabel=names[0], ylabel=names[1], xscale=scales[0], yscale=scales[1])
 
 
 PICTURES = {"heads": _map, "experts": _map, "layers": _profile, "sublayers": _profile, "tokens": _tokens}

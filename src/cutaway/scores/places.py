@@ -17,7 +17,7 @@ from torch import Tensor
 from ..network import At, Network, Site, zero
 from ..network.edit import Reference
 from ..network.site import Cut
-from .reading import batches
+from .reading import Limits
 
 if TYPE_CHECKING:
     from ..units import Units
@@ -103,7 +103,8 @@ def reference_name(units: Units, ref: str | Reference | None) -> str:
     return getattr(ref, "__name__", type(ref).__name__) if callable(ref) else ref or units.kind.ref
 
 
-def references(units: Units, ref: str | Reference | None, data: Any = None, **limits: Any) -> dict[str, Reference]:
+def references(units: Units, ref: str | Reference | None, data: Any = None,
+               limits: Limits = Limits()) -> dict[str, Reference]:  # noqa: B008
     """What stands in for a closed unit, by the name of its site.
 
     ref: `zero`; `mean` of the site over the data's kept tokens; `skip`, the site's module left out; a function
@@ -117,7 +118,7 @@ def references(units: Units, ref: str | Reference | None, data: Any = None, **li
     if ref == "mean":
         if data is None:
             raise ValueError('ref="mean" needs data= to take the mean over.')
-        return {name: constant(mean) for name, mean in means(units, data, **limits).items()}
+        return {name: constant(mean) for name, mean in means(units, data, limits).items()}
     if ref not in REFERENCES:
         raise ValueError(f"a reference is {', '.join([*REFERENCES, 'mean'])} or a function (z, at); found {ref!r}.")
     return dict.fromkeys(units.sites, REFERENCES[ref])
@@ -130,9 +131,9 @@ def constant(value: Tensor) -> Reference:
     return fixed
 
 
-def places(units: Units, ref: str | Reference | None, data: Any, **limits: Any) -> dict[str, Place]:
+def places(units: Units, ref: str | Reference | None, data: Any, limits: Limits) -> dict[str, Place]:
     """Where the gates of a table's units go, by the table's site names."""
-    found, refs = {}, references(units, ref, data, **limits)
+    found, refs = {}, references(units, ref, data, limits)
     for name, site in units.sites.items():
         if site.is_weight:
             site, refs[name] = _output_of(units.net, site, data)
@@ -154,7 +155,7 @@ def _output_of(net: Network, weight: Site, data: Any) -> tuple[Site, Reference]:
 
 
 @torch.no_grad()
-def means(units: Units, data: Any, **limits: Any) -> dict[str, Tensor]:
+def means(units: Units, data: Any, limits: Limits) -> dict[str, Tensor]:
     """The mean of each site over the kept tokens of the data, in a shape that broadcasts to the cut site."""
     totals: dict[str, Tensor] = {}
     counts: dict[str, float] = dict.fromkeys(units.sites, 0.0)
@@ -175,7 +176,7 @@ def means(units: Units, data: Any, **limits: Any) -> dict[str, Tensor]:
         return add
 
     with units.net.watched({site: adder(name, site) for name, site in units.sites.items()}):
-        for batch in batches(data, **limits):
+        for batch in limits.batches(data):
             keep = batch.keep
             units.net.forward(batch)
     missing = [name for name in units.sites if name not in totals]

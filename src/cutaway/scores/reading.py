@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,17 +18,22 @@ if TYPE_CHECKING:
 Metric = Callable[[Network, Any], Tensor]
 
 
-def batches(data: Any, tokens: int | None = None, batch_size: int = 16, seed: int | None = None,
-            progress: bool = False) -> Iterator[Any]:
-    """The batches of the data's first so many tokens, or of rows drawn by a seed; data without rows is an error."""
-    from tqdm.auto import tqdm
-    stop = data.n_rows if tokens is None else data.take(tokens).n_rows
-    if stop == 0:
-        raise ValueError(f"{data.name} holds no rows, so there is nothing to measure on; give data with at least one.")
-    with tqdm(total=stop, desc="score", unit="row", disable=None if progress else True, leave=False) as bar:
-        for batch in data.batches(batch_size, stop=stop, seed=seed):
-            yield batch
-            bar.update(len(batch.rows))
+@dataclass(frozen=True)
+class Limits:
+    """Which part of the data is read, and how many rows at a time."""
+
+    tokens: int | None = None
+    batch_size: int = 16
+    seed: int | None = None
+
+    def rows(self, data: Any) -> int:
+        return data.n_rows if self.tokens is None else data.take(self.tokens).n_rows
+
+    def batches(self, data: Any) -> Iterator[Any]:
+        """The batches of the data's first so many tokens, or of rows drawn by a seed; data without rows is an error."""
+        if data.n_rows == 0:
+            raise ValueError(f"{data.name} holds no rows, so there is nothing to measure on; give data with at least one.")
+        yield from data.batches(self.batch_size, stop=self.rows(data), seed=self.seed)
 
 
 @dataclass(frozen=True)
@@ -41,32 +46,47 @@ class Part:
 
 @dataclass
 class Reader:
-    """Reads data in the parts that a table's units need, and counts rows and kept tokens.
+    """Reads data in the parts that a table's units need, counts rows and kept tokens, and shows how far it has come.
 
     Units of the network are scored on every batch, units of the data (tokens) on the row that they stand in.
+    passes: how many times each row goes through the network.
     """
 
     units: Units
     data: Any
-    limits: dict[str, Any] = field(default_factory=dict)
+    limits: Limits
+    progress: bool = False
+    passes: int = 1
     rows: int = 0
     tokens: int = 0
+    bar: Any = None
 
     def __iter__(self) -> Iterator[Part]:
-        for part in self._rows() if self.units.kind.axis == "t" else self._batches():
-            self.rows += len(part.batch.rows)
-            self.tokens += counted(part.batch)
-            yield part
+        from tqdm.auto import tqdm
+        of_data = self.units.kind.axis == "t"
+        n = self.units.frame["row"].nunique() if of_data else self.limits.rows(self.data)
+        self.bar = tqdm(total=n * self.passes, desc="score", unit="row", leave=False, disable=None if self.progress else True)
+        with self.bar:
+            for part in self._rows() if of_data else self._batches():
+                self.rows += len(part.batch.rows)
+                self.tokens += counted(part.batch)
+                yield part
+
+    def passed(self, rows: int) -> None:
+        """Say that so many rows have gone through the network."""
+        self.bar.update(rows)
 
     def _batches(self) -> Iterator[Part]:
         everywhere = members(self.units)
-        for batch in batches(self.data, **self.limits):
+        for batch in self.limits.batches(self.data):
             yield Part(batch, everywhere)
 
     def _rows(self) -> Iterator[Part]:
         if self.units.data != self.data.fingerprint:
             raise ValueError(f"these tokens stand in other data than {self.data.name}; score them on the data that the "
                              "table was made of.")
+        if self.limits.tokens is not None or self.limits.seed is not None:
+            raise ValueError("tokens are scored in the rows that they stand in; leave tokens= and seed= out.")
         rows = self.units.frame["row"].to_numpy()
         for row in dict.fromkeys(rows.tolist()):
             yield Part(self.data.rows([row]), members(self.units, rows == row))

@@ -136,9 +136,9 @@ def _heads(net: Network, validation: Any, size: Size) -> tuple[Units, page.Heads
         table = table.score(names, seen.take(size.score // share))
         seconds.update(dict.fromkeys(names, time.time() - started))
     started = time.time()
-    trusted = trusts(table, list(SCORES), unseen.take(size.score), n=len(table))
-    took = time.time() - started
     table = table.score("exact", unseen.take(size.score))
+    took = time.time() - started
+    trusted = trusts(table, list(SCORES), unseen.take(size.score), n=len(table))  # compares with the column above
     found = [page.Estimator(name, _agreement(trusted[name]), cost, seconds[name]) for name, cost in SCORES.items()]
     found.append(page.Estimator("exact", page.Missing("agreement", "it is what the others are compared with"),
                                 f"{len(table)} forward passes", took))

@@ -263,7 +263,7 @@ def test_every_digit_is_test_once():
 
 
 def test_k_sparse_codes_at_the_test_time(split):
-    at = k_sparse.k_sparse(split.train[0][:300], k_sparse.Choice(16, 4e-3, 4), 0)
+    at = k_sparse.k_sparse(split.train[0][:300], 0, k_sparse.Choice(16, 4e-3, 4))
     x = split.test[0][:50]
     narrow, wide = at(1.0)(x), at(1.5)(x)
     assert narrow.shape == (50, k_sparse.WIDTH) and (narrow != 0).sum(1).eq(16).all() and (wide != 0).sum(1).eq(24).all()
@@ -272,11 +272,11 @@ def test_k_sparse_codes_at_the_test_time(split):
 
 def test_without_noise_the_baselines_are_one_autoencoder(split):
     x, choice = split.train[0][:300], k_sparse.Choice(0.0, 4e-3, 6)
-    plain_, dropped = (method(x, choice, 0)(split.test[0]) for method in (k_sparse.denoising, k_sparse.dropout))
+    plain_, dropped = (method(x, 0, choice)(split.test[0]) for method in (k_sparse.denoising, k_sparse.dropout))
     assert_close(plain_, dropped, rtol=0, atol=0)
     assert (plain_ >= 0).all() and plain_.shape == (len(split.test[1]), k_sparse.WIDTH)
     for method in (k_sparse.denoising, k_sparse.dropout):
-        assert not torch.equal(method(x, replace(choice, knob=0.3), 0)(split.test[0]), plain_)
+        assert not torch.equal(method(x, 0, replace(choice, knob=0.3))(split.test[0]), plain_)
 
 
 def test_the_classifier_reads_codes(split):

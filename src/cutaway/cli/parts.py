@@ -47,9 +47,9 @@ def score(model: Annotated[str, tyro.conf.Positional] = "pico", /, kind: str = "
         "device": device, "pickle": pickle})
     dictionaries = list(load(run, net).dictionaries.values()) if run else None
     table = units(net, kind, sites=sites or None, dictionary=dictionaries)
-    table = table.score(names, inputs.first(source, tokens))
+    table = table.score(names, inputs.first(source, tokens), progress=True)
     check = inputs.data(data, net, "validation") if data == "stdlib" else source
-    found = trusts(table, names, inputs.first(check, tokens), n=sample, seed=seed)
+    found = trusts(table, names, inputs.first(check, tokens), n=sample, seed=seed, progress=True)
     best = max(found.values(), key=lambda trust: trust.agreement if trust.defined else -2)
     shown = table.top(best.score if best.defined else names[0], top).frame
     print(f"{table.title()}\n\nThe {len(shown)} that matter most by {best.score if best.defined else names[0]}:")

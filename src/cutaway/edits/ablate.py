@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from ..catalogue import method
-from ..network import At, Edit, Network, Site, zero
+from ..network import At, Edit, Network, Site, View, zero
 from ..observe import activations
 
 
@@ -59,7 +59,7 @@ def mean_ablate(net: Network, site: str | Site, data: Any, units: Iterable[int] 
     gate, over = _gate(place, units)
     total: Tensor | float = 0.0
     n = 0
-    at = At()
+    at, cut = At(), cast("View", place.cut)
     for seen in activations(net, data.take(tokens), [place]):
         x = seen.tensors[place.name]
         keep = seen.batch.keep
@@ -68,7 +68,7 @@ def mean_ablate(net: Network, site: str | Site, data: Any, units: Iterable[int] 
             z = z[keep]
             total, n = total + z.double().sum(0), n + len(z)
         else:
-            positions = [i for i, name in enumerate(place.cut.names(z)) if name in ("b", "t", "h", "w", "")]
+            positions = [i for i, name in enumerate(cut.names(z)) if name in ("b", "t", "h", "w", "")]
             total, n = total + z.double().sum(positions, keepdim=True), n + math.prod(z.shape[i] for i in positions)
     if n == 0:
         raise ValueError(f"{data.name} holds no token that counts, so {place} has no mean.")

@@ -33,7 +33,8 @@ def token_loss(logits: Tensor, batch: Any, kind: str) -> tuple[Tensor, Tensor]:
     targets, counts = targets.to(logits.device), counts.to(logits.device)
     if kind == "causal":
         logits = logits[:, :-1]
-    losses = F.cross_entropy(logits.flatten(0, -2).float(), targets.flatten().clamp(min=0), reduction="none")
+    precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    losses = F.cross_entropy(precise.flatten(0, -2), targets.flatten().clamp(min=0), reduction="none")
     return losses.view(targets.shape) * counts, counts
 
 

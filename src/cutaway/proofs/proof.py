@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Any
 
 import numpy as np
 
 
-def interval(differences: Sequence[float]) -> tuple[float, float]:
+def interval(differences: Sequence[float] | np.ndarray) -> tuple[float, float]:
     """The 95% interval of the mean of paired differences by Student's t with n - 1 degrees of freedom.
 
     Over a handful of seeds a bootstrap is too narrow: it knows no value beyond the few that it has. One difference has no
@@ -110,6 +110,10 @@ class Proof:
         if not parts:
             raise ValueError(f"the proof {self.id!r} rests on nothing: it has neither comparisons nor checks.")
         return False if False in parts else None if None in parts else True
+
+    def unless(self, *reasons: str) -> Proof:
+        """The same proof, which gives the likely reasons first where it does not hold."""
+        return self if self.holds else replace(self, notes=(*reasons, *self.notes))
 
     @property
     def words(self) -> str:

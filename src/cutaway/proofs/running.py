@@ -73,16 +73,13 @@ def table(folder: str | Path, console: Any = None) -> None:
     if not kept:
         console.print(f"no proofs are kept in {folder}; run cutaway prove.", markup=False)
         return
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name, justify in (("id", "left"), ("claim", "left"), ("", "left"), ("effect [95% interval]", "left"),
-                          ("seeds", "right"), ("seconds (of a core)", "right")):
-        shown.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    shown = Table("proof", "claim, and what it rests on", box=box.SIMPLE_HEAD, pad_edge=False)
     for id, proof in kept.items():
-        lines = [*(_line(part) for part in proof.comparisons),
+        took = f"{proof.seconds:.0f} s ({proof.cpu_seconds:.0f} s of CPU)"
+        head = Text.assemble((id, "bold"), f"\n{proof.words}\n{len(proof.seeds)} seeds\n{took}")
+        lines = [*map(_line, proof.comparisons),
                  *(f"{'met' if met else 'not met'}: {check}" for check, met in proof.checks.items())]
-        took = f"{proof.seconds:.0f} ({proof.cpu_seconds:.0f})"
-        cells = (id, proof.claim, proof.words, "\n".join(lines), str(len(proof.seeds)), took)
-        shown.add_row(*map(Text, cells))
+        shown.add_row(head, Text("\n".join([proof.claim, *(f"- {line}" for line in lines)])))
         shown.add_section()
     console.print(shown)
 

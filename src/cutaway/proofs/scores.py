@@ -18,9 +18,9 @@ from .proof import Comparison, Proof, compare, interval, say
 
 SITE = "blocks.2"
 SEEDS = (0, 1, 2)
-SCORED, CHECKED, PATH = 2_048, 1_024, 512        # tokens a seed: of the scores, of the exact effect, of the path score
-SAMPLE = 32                                      # units of a kind whose exact effect is measured, where there are more
-WIDTH, K, LEARNED = 1024, 16, 32_768             # the dictionary whose features are scored
+SCORED, CHECKED, PATH = 4_096, 2_048, 512        # tokens a seed: of the scores, of the exact effect, of the path score
+SAMPLE = 48                                      # units of a kind whose exact effect is measured, where there are more
+WIDTH, K, LEARNED = 1024, 16, 65_536             # the dictionary whose features are scored
 CHEAP = ("gradient", "abs", "fisher", "activation")
 OTHER, SAME = "scored on other text", "scored on the same text"
 Agreement = tuple[float, float, float]           # with its 95% interval over units
@@ -99,9 +99,12 @@ def concluded(found: Found, sizes: dict[str, int], name: str) -> Proof:
     def of(kind: str, score: str, text: str) -> list[float]:
         return [seed[text][score][0] for seed in found[kind] if score in seed[text]]
 
+    def mean(kind: str, score: str, text: str) -> float:
+        return float(np.mean(of(kind, score, text)))
+
     def summary(kind: str, score: str, text: str) -> dict[str, Any]:
         values = of(kind, score, text)
-        return {"mean": float(np.mean(values)), "interval over seeds": interval(values), "by seed": values,
+        return {"mean": mean(kind, score, text), "interval over seeds": interval(values), "by seed": values,
                 "interval over units by seed": [seed[text][score][1:] for seed in found[kind] if score in seed[text]]}
 
     def swapped(text: str) -> tuple[Comparison, ...]:
@@ -126,4 +129,11 @@ def concluded(found: Found, sizes: dict[str, int], name: str) -> Proof:
                "The claim is judged by scores on validation text and the exact effect on test text; beside it stand the "
                "same scores on the test text itself, which share its chance with the exact effect.",
                "A seed is its own text and its own sample of neurons and features; heads and layers are all of them. There "
-               "are few layers, so that their agreement is coarse."))
+               "are few layers, so that their agreement is coarse.")
+    ).unless(
+        f"Likely why: over {CHECKED:,} tokens the exact effect of one neuron is mostly the chance of the text. The signed "
+        f"gradient agrees {mean('neurons of one layer', 'gradient', SAME):.2f} with it on the same text and "
+        f"{mean('neurons of one layer', 'gradient', OTHER):.2f} on other text, Fisher "
+        f"{mean('neurons of one layer', 'fisher', SAME):.2f} and {mean('neurons of one layer', 'fisher', OTHER):.2f}. For "
+        f"heads the signed gradient itself changes with the text, from {min(of('heads', 'gradient', OTHER)):.2f} to "
+        f"{max(of('heads', 'gradient', OTHER)):.2f}, and Student's interval over three seeds is wide.")

@@ -6,6 +6,7 @@ import json
 import signal
 import threading
 import time
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,13 +56,15 @@ def learn(net: Network, data: Any, recipes: Mapping[str, Recipe | Sequence[Recip
     samples = [Sample(site, SAMPLE) for site in sites]
     observe(net, data, samples, seed=seed)
     max_norm, buffers, learners = {}, {}, {}
-    for i, (site, sample) in enumerate(zip(sites, samples, strict=True)):
+    for site, sample in zip(sites, samples, strict=True):
         if not torch.isfinite(sample.x).all():
             raise ValueError(f"the activations at {site} hold NaN or infinity.")
         max_norm[site] = norm_limit(sample.x)
         x = sample.x[below(sample.x, max_norm[site])]
         capacity = int(min(65_536, BUFFER_BYTES / (4 * x.shape[-1]), max(2 * batch, total // 4)))
-        buffers[site] = ShuffleBuffer(capacity, batch, torch.Generator().manual_seed(seed * 1009 + i))
+        # By the site's name, so that a site is shuffled in the same way whatever else is learned beside it.
+        shuffling = torch.Generator().manual_seed(zlib.crc32(f"{site} {seed}".encode()))
+        buffers[site] = ShuffleBuffer(capacity, batch, shuffling)
         for key, (at, recipe) in plan.items():
             if at == site:
                 learners[key] = Learner(recipe, x, steps, batch, seed)

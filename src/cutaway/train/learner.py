@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import exp, log
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from ..dictionaries.parts import AuxK, Pass
 
 WARMUP, DECAY = 0.05, 0.2   # shares of the steps in which the learning rate rises, and falls to zero
 DEAD_SHARE = 0.02           # a latent is dead when silent for this share of the training's tokens
+GAIN, MOST_EXCESS = 0.1, 0.5  # how L0 is steered: a proportional-integral controller in the logarithm of the penalty
+HISTORY = 200               # at most so many steps are recorded, however long the training
 
 
 def share_of_rate(progress: float) -> float:
@@ -34,7 +37,7 @@ class Learner:
             if isinstance(term, AuxK) and not term.dead_after else term for term in recipe.losses)
         self.dictionary = recipe.build((sample / self.scale).float(), generator).to(sample.device)
         self.silent = torch.zeros(recipe.width, dtype=torch.int64, device=sample.device)
-        self.penalty = 1.0
+        self.penalty, self.excess = 1.0, 0.0
         self.optimizer = torch.optim.Adam(self.dictionary.parameters(), lr=recipe.rate, betas=(0.9, 0.999), eps=6.25e-10,
                                           fused=True)
         self.history: list[dict[str, float]] = []
@@ -50,7 +53,8 @@ class Learner:
         progress, d = self.step_count / self.steps, self.dictionary
         x = x.float() / self.scale
         codes = d.encode(x, progress)
-        now = Pass(d, x, codes, d.decode(codes), self.silent, float(d.d), progress, self.penalty)
+        now = Pass(d, x, codes, d.decode(codes), self.silent, float(d.d), progress,
+                   self.penalty * exp(self.excess))
         terms = [term(now) for term in self.losses]
         self.optimizer.zero_grad(set_to_none=True)
         torch.stack(terms).sum().backward()
@@ -65,11 +69,12 @@ class Learner:
             self.silent = torch.where(fired, 0, self.silent + len(x))
             l0 = float(codes.l0.float().mean())
             if self.recipe.l0:
-                self.penalty *= float(torch.tensor((l0 + 1) / (self.recipe.l0 + 1)).clamp(0.5, 2.0) ** 0.02)
+                self.excess = min(max(log(max(l0, 0.1) / self.recipe.l0), -MOST_EXCESS), MOST_EXCESS)
+                self.penalty *= exp(GAIN * self.excess)
         self.step_count += 1
         dead_after = next((term.dead_after for term in self.losses if isinstance(term, AuxK)), 20 * len(x))
         facts = {"fvu": float(terms[0].detach()), "l0": l0, "dead": float((self.silent >= dead_after).float().mean())}
-        if self.step_count % 10 == 0 or self.done:
+        if self.step_count % -(-self.steps // HISTORY) == 0 or self.done:
             self.history.append({"step": self.step_count, "tokens": self.step_count * len(x), **facts})
         return facts
 
@@ -85,15 +90,17 @@ class Learner:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that training depends on: tensors, and what fits in JSON."""
-        tensors = {f"dictionary.{name}": value for name, value in self.dictionary.state_dict().items()}
+        tensors: dict[str, Tensor] = {f"dictionary.{name}": value for name, value in self.dictionary.named_parameters()}
         for i, values in self.optimizer.state_dict()["state"].items():
             tensors.update({f"optimizer.{i}.{name}": torch.as_tensor(value) for name, value in values.items()})
         tensors["silent"] = self.silent
-        return tensors, {"step": self.step_count, "scale": self.scale, "penalty": self.penalty, "history": self.history}
+        return tensors, {"step": self.step_count, "scale": self.scale, "penalty": self.penalty, "excess": self.excess,
+                         "history": self.history}
 
     def load_state(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-        self.dictionary.load_state_dict(
-            {name.removeprefix("dictionary."): t for name, t in tensors.items() if name.startswith("dictionary.")})
+        with torch.no_grad():
+            for name, value in self.dictionary.named_parameters():
+                value.copy_(tensors[f"dictionary.{name}"])
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             if name.startswith("optimizer."):
@@ -103,7 +110,7 @@ class Learner:
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.silent = tensors["silent"]
         self.step_count, self.scale = facts["step"], facts["scale"]
-        self.penalty, self.history = facts["penalty"], facts["history"]
+        self.penalty, self.excess, self.history = facts["penalty"], facts["excess"], facts["history"]
 
 
 @torch.no_grad()

@@ -1,0 +1,317 @@
+"""The training loop: exact resume, many recipes in a pass, bounded memory, and clear words about bad input."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from helpers import PLAIN, tiny_llama
+from torch import Tensor
+
+import cutaway as cw
+from cutaway.dictionaries import KSparse, Recipe, ReLU, TopK
+from cutaway.network import Network
+from cutaway.observe import Covariance, Moments, observe
+from cutaway.train import Run, learn, load
+from cutaway.train.buffer import ShuffleBuffer
+from cutaway.train.learner import HISTORY, Learner
+from cutaway.train.run import count_of
+
+learning = importlib.import_module("cutaway.train.learn")  # the module; the package's `learn` is the function
+SITES = {"blocks.0": TopK(32, 4), "blocks.1": [KSparse(32, 4), ReLU(32, l0=5.0)]}
+TOKENS, BATCH = 4096, 64
+Weights = dict[str, dict[str, Tensor]]
+
+
+@cache
+def world() -> tuple[Network, Any]:
+    net = tiny_llama()
+    return net, cw.corpus([PLAIN[:9000]], net)
+
+
+def run(out: Path | None = None, recipes: Any = None, tokens: int = TOKENS, seed: int = 0, data: Any = None,
+        save_every: float = 0.0) -> Run:
+    net, text = world()
+    return learn(net, data or text, recipes or SITES, tokens, batch=BATCH, seed=seed, out=out, save_every=save_every,
+                 progress=False)
+
+
+def weights(found: Run) -> Weights:
+    return {key: {name: p.detach().clone() for name, p in d.named_parameters()} for key, d in found.dictionaries.items()}
+
+
+@cache
+def straight() -> Weights:
+    """What training gives that nothing interrupts."""
+    return weights(run())
+
+
+def assert_same(found: Weights, expected: Weights) -> None:
+    assert found.keys() == expected.keys()
+    for key, tensors in found.items():
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, expected[key][name]), f"{key} {name}"
+
+
+def after(n: int, act: Any) -> Any:
+    """Learner.step, which does something else before the n-th call."""
+    calls, step = [0], Learner.step
+
+    def stepped(self: Learner, x: Tensor) -> Any:
+        calls[0] += 1
+        if calls[0] == n:
+            act()
+        return step(self, x)
+    return stepped
+
+
+def fail() -> None:
+    raise RuntimeError("out of luck")
+
+
+# --- resume -----------------------------------------------------------------------------------------------------------
+
+def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
+    """Checkpoints change nothing, and another seed gives others."""
+    found = run(tmp_path)
+    assert_same(weights(found), straight())
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+    other = run(seed=1, recipes={"blocks.0": TopK(32, 4)})
+    assert not torch.equal(other.dictionary.W_dec, straight()["blocks.0"]["W_dec"])
+
+
+@pytest.mark.parametrize("step", [30, 77, 160])
+def test_an_error_anywhere_costs_nothing_but_time(step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "step", after(step, fail))
+        with pytest.raises(RuntimeError, match="out of luck"):
+            run(tmp_path)
+    assert (tmp_path / "checkpoint.safetensors").exists()
+    assert_same(weights(run(tmp_path)), straight())
+
+
+def test_ctrl_c_saves_and_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice, in the middle of a step, with no checkpoint due: all that was learned is kept."""
+    for step in (40, 60):
+        with monkeypatch.context() as patch:
+            patch.setattr(Learner, "step", after(step, lambda: os.kill(os.getpid(), signal.SIGINT)))
+            with pytest.raises(KeyboardInterrupt, match=r"stopped after [\d,]+ tokens; run the same command again"):
+                run(tmp_path, save_every=1e9)
+        with pytest.raises(FileNotFoundError, match="training there is not finished; run the same command again"):
+            load(tmp_path, world()[0])
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    steps: list[int] = []
+    step_of = Learner.step
+    monkeypatch.setattr(Learner, "step", lambda self, x: steps.append(self.step_count) or step_of(self, x))
+    assert_same(weights(run(tmp_path)), straight())
+    assert min(steps) > 5  # it went on, and did not begin again
+
+
+KILLED = """
+    import sys, time
+    sys.path.insert(0, {tests!r})
+    from pathlib import Path
+    from test_train import Learner, run
+    step = Learner.step
+    Learner.step = lambda self, x: time.sleep(0.02) or step(self, x)
+    run(Path({out!r}))
+"""
+
+
+def least_step(folder: Path) -> int:
+    """How far the training in a folder has come by its last checkpoint."""
+    if not (folder / "checkpoint.safetensors").exists():
+        return 0
+    with safetensors.safe_open(str(folder / "checkpoint.safetensors"), "pt") as file:
+        learners = json.loads(file.metadata()["cutaway"])["learners"]
+    return min(facts["step"] for facts in learners.values())
+
+
+def test_kill_9_costs_nothing_but_time(tmp_path: Path) -> None:
+    code = textwrap.dedent(KILLED).format(tests=str(Path(__file__).parent), out=str(tmp_path))
+    process = subprocess.Popen([sys.executable, "-c", code], env=dict(os.environ))
+    until = time.monotonic() + 120
+    while not (least_step(tmp_path) or process.poll() is not None or time.monotonic() > until):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
+    assert 0 < least_step(tmp_path) < TOKENS // BATCH
+    assert_same(weights(run(tmp_path)), straight())
+
+
+def test_other_settings_do_not_go_on_from_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "step", after(50, fail))
+        with pytest.raises(RuntimeError):
+            run(tmp_path)
+    before = (tmp_path / "checkpoint.safetensors").read_bytes()
+    with pytest.raises(ValueError, match=r"unfinished training with other settings \(seed differ\).*another folder"):
+        run(tmp_path, seed=1)
+    with pytest.raises(ValueError, match=r"\(tokens, recipes differ\)"):
+        run(tmp_path, tokens=2 * TOKENS, recipes={"blocks.0": TopK(32, 5)})
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saves, save_file = [0], safetensors.torch.save_file
+
+    def full(tensors: Any, filename: str, metadata: Any = None) -> None:
+        saves[0] += 1
+        if saves[0] > 2:
+            Path(filename).write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save_file(tensors, filename, metadata)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(safetensors.torch, "save_file", full)
+        with pytest.raises(OSError, match="no space left on the disk to write .*checkpoint.safetensors; free some"):
+            run(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.safetensors", "learning.json"]
+    assert_same(weights(run(tmp_path)), straight())
+
+
+def test_a_run_is_loaded_again(tmp_path: Path) -> None:
+    net, data = world()
+    found = run(tmp_path)
+    again = load(tmp_path, net, data)
+    assert_same(weights(again), weights(found))
+    assert again.history == found.history and again.config == found.config
+    assert again.dictionaries["blocks.0"].facts == found.dictionaries["blocks.0"].facts
+    assert [path.name for path in tmp_path.glob("*.part")] == []
+
+
+# --- many at once -----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("site", "i"), [("blocks.0", 0), ("blocks.1", 0), ("blocks.1", 1)])
+def test_recipes_learn_together_as_they_learn_alone(site: str, i: int) -> None:
+    recipes = SITES[site]
+    recipe = recipes if isinstance(recipes, Recipe) else recipes[i]
+    key = site if isinstance(recipes, Recipe) else f"{site}/{i}-{recipe.name}"
+    assert_same({key: weights(run(recipes={site: recipe}))[site]}, {key: straight()[key]})
+
+
+def test_wildcards_and_keys() -> None:
+    found = run(recipes={"blocks.*": TopK(16, 2)}, tokens=256)
+    assert list(found.dictionaries) == ["blocks.0", "blocks.1"]
+    assert set(straight()) == {"blocks.0", "blocks.1/0-k-sparse", "blocks.1/1-relu-l1"}
+    with pytest.raises(ValueError, match="this run has dictionaries at blocks.0, blocks.1; choose one"):
+        found.dictionary  # noqa: B018
+
+
+def test_what_a_dictionary_says_about_its_training() -> None:
+    net, data = world()
+    facts = run(tokens=256).dictionaries["blocks.0"].facts
+    assert facts.site == "blocks.0" and facts.path == "model.layers.0" and facts.network == net.name
+    assert facts.skip_tokens == tuple(data.special_ids) and 0 < facts.max_norm < float("inf")
+    assert facts.tokens == 256 and data.fingerprint in facts.data and facts.recipe["sparsify"] == {"name": "topk", "k": 4}
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+def tensor_bytes() -> int:
+    """The memory of all tensors that are alive."""
+    tensors = [x for x in gc.get_objects() if issubclass(type(x), Tensor) and x.layout == torch.strided]
+    return sum({x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}.values())
+
+
+def test_memory_does_not_grow_with_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    step, peaks, lengths = Learner.step, [], []
+    for tokens in (TOKENS, 4 * TOKENS):
+        seen = [0, 0]
+
+        def stepped(self: Learner, x: Tensor, seen: list[int] = seen) -> Any:
+            seen[0] += 1
+            if seen[0] % 40 == 0:
+                seen[1] = max(seen[1], tensor_bytes())
+            return step(self, x)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Learner, "step", stepped)
+            patch.setattr(learning, "BUFFER_BYTES", 50_000)
+            found = run(recipes={"blocks.0": TopK(32, 4)}, tokens=tokens)
+        peaks.append(seen[1])
+        lengths.append(len(found.history["blocks.0"]))
+    assert peaks[1] < 1.02 * peaks[0]
+    assert TOKENS // BATCH == lengths[0] < lengths[1] <= HISTORY + 1
+
+
+def test_observers_keep_no_activations() -> None:
+    net, data = world()
+    sizes = []
+    for tokens in (1000, 4000):
+        observers = [Covariance("blocks.0"), Moments("blocks.1")]
+        observe(net, data, observers, tokens=tokens)
+        sizes.append(sum(x.numel() for o in observers for x in vars(o).values() if isinstance(x, Tensor)))
+    assert sizes[0] == sizes[1]
+
+
+def test_the_shuffle_buffer_gives_everything_once() -> None:
+    buffer = ShuffleBuffer(100, 10, torch.Generator().manual_seed(0))
+    x = torch.arange(333.0)[:, None].repeat(1, 2)
+    out = [batch for part in x.split(17) for batch in buffer.add(part)] + list(buffer.drain())
+    assert all(len(batch) == 10 for batch in out) and len(buffer.held) == 100  # type: ignore[arg-type]
+    found = torch.cat(out)[:, 0]
+    assert len(found) == 330 and len(found.unique()) == 330
+    assert (found[:50] != torch.arange(50)).float().mean() > 0.9
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("epochs", "words"), [
+    (0, "the activations at blocks.0 hold NaN or infinity"), (1, "the activations to learn from hold NaN or infinity")])
+def test_nan_activations(epochs: int, words: str, tmp_path: Path) -> None:
+    """From the first pass on, and in the middle of training, after one epoch from which the start is estimated."""
+    net, data = world()
+    passes, seen = epochs * (len(list(data.batches())) + 3), [0]
+
+    def spoil(x: Tensor, at: Any) -> Tensor:
+        seen[0] += 1
+        return torch.full_like(x, float("nan")) if seen[0] > passes else x
+
+    with pytest.raises(ValueError, match=words), net.watched({"blocks.0": spoil}):
+        learn(net, data, {"blocks.0": TopK(32, 4)}, 50 * TOKENS, batch=BATCH, out=tmp_path, progress=False)
+    assert not list(tmp_path.glob("**/*.safetensors"))
+
+
+def test_bad_plans() -> None:
+    net, data = world()
+    for recipes, words in [
+            ({"blocks.7": TopK()}, "there is no site 'blocks.7' in .*; the nearest are blocks"),
+            ({"lm_head:weight": TopK()}, "lm_head:weight holds weight, not activations"),
+            ({"blocks.0.attn.pattern": TopK()}, "holds pattern, not activations"),
+            ({}, "no recipes were given")]:
+        with pytest.raises(ValueError, match=words):
+            learn(net, data, recipes, progress=False)
+    with pytest.raises(ValueError, match="60 tokens are less than one batch of 64; give more tokens or a smaller batch"):
+        run(tokens=60)
+    with pytest.raises(ValueError, match="looks like 500000, 500k or 2M; found 'many'"):
+        learn(net, data, SITES, "many", progress=False)
+
+
+def test_text_of_special_tokens_alone() -> None:
+    """Where no activation counts, there is an error and no endless loop."""
+    net, data = world()
+    silent = replace(data, layout=replace(data.layout, special=tuple(range(net.config.vocab_size))))
+    with pytest.raises(ValueError, match="none were kept; give more tokens"):
+        run(data=silent)
+
+
+@pytest.mark.parametrize(("text", "count"), [("500k", 500_000), ("2M", 2_000_000), ("1.5B", 1_500_000_000), ("1_000", 1000),
+                                             (7, 7)])
+def test_counts(text: int | str, count: int) -> None:
+    assert count_of(text) == count

@@ -41,6 +41,8 @@ def prove(ids: Annotated[tuple[str, ...], tyro.conf.Positional] = (), /, table: 
     from ..proofs import prove as run
     from ..proofs import table as kept
     folder = Path(out or "proofs/results")
-    if not table:
-        run(list(ids), folder)
+    found = {} if table else run(list(ids), folder)
     kept(folder)
+    broken = [id for id, result in found.items() if isinstance(result, Exception)]
+    if broken:
+        raise ValueError(f"{', '.join(broken)} could not be run: {found[broken[0]]}")

@@ -107,6 +107,7 @@ def test_an_error_anywhere_costs_nothing_but_time(step: int, tmp_path: Path, mon
 
 def test_ctrl_c_saves_and_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twice, in the middle of a step, with no checkpoint due: all that was learned is kept."""
+    before = signal.getsignal(signal.SIGINT)
     for step in (40, 60):
         with monkeypatch.context() as patch:
             patch.setattr(Learner, "step", after(step, lambda: os.kill(os.getpid(), signal.SIGINT)))
@@ -114,7 +115,7 @@ def test_ctrl_c_saves_and_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
                 run(tmp_path, save_every=1e9)
         with pytest.raises(FileNotFoundError, match="training there is not finished; run the same command again"):
             load(tmp_path, world()[0])
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
     steps: list[int] = []
     step_of = Learner.step
     monkeypatch.setattr(Learner, "step", lambda self, x: steps.append(self.step_count) or step_of(self, x))

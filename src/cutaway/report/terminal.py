@@ -34,7 +34,10 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = ""
     made = Table(title=Text(tokens.printable(title)) if title else None, title_justify="left", title_style="dim",
                  box=box.SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(columns):
-        made.add_column(name, justify="left" if i in left else "right", overflow="fold", no_wrap=i not in left)
+        longest = max([len(str(row[i])) for row in rows], default=0)
+        # Figures stay whole, and the first column keeps room for words, also in a narrow terminal.
+        made.add_column(name, justify="left" if i in left else "right", overflow="fold",
+                        no_wrap=i not in left and longest <= 18, min_width=min(15, longest) if i == 0 else None)
     for row in rows:
         made.add_row(*(Text(tokens.printable(cell)) for cell in row))  # never read as markup
     return made

@@ -44,10 +44,10 @@ class Run:
 
     @cached_property
     def features(self) -> Features:
-        """The features of the run's only dictionary, as they fire in the first 200,000 tokens of the run's data."""
+        """The features of the run's only dictionary, as they fire in the first 100,000 tokens of the run's data."""
         if self.data is None:
             raise ValueError("this run was loaded without data; give load(..., data=) to see where its features fire.")
-        return watch(self.net, self.dictionary, self.data)
+        return watch(self.net, self.dictionary, self.data, tokens=100_000)
 
     def evaluate(self, data: Any = None, tokens: int | None = 50_000, **options: Any) -> dict[str, dict[str, Any]]:
         """Every figure of every dictionary, by site; on data of your own, or else on the data it was trained on."""

@@ -44,7 +44,7 @@ from cutaway.train.run import count_of
 
 HERE, CACHE = Path(__file__).parent, token_folder().parent / "benchmarks"
 PEERS = {"eai-sparsify": "1.3.3", "dictionary-learning": "0.1.0"}
-FACTORS = (0.5, 1, 2, 4, 8)          # of each library's own learning rate; doubled further while the largest is the best
+FACTORS = (0.5, 1, 2, 4, 8)          # of each library's own learning rate; further out while the best is at an end
 VALIDATION = 40_000                  # activations by which a learning rate is chosen
 SHOWN = {"fvu": "FVU", "loss_recovered_zero": "loss recovered (zero)", "loss_recovered_mean": "loss recovered (mean)",
          "kl": "KL", "dead": "dead"}
@@ -222,7 +222,8 @@ class Workshop:
             jobs = [self.job(contender, factor * contender.rate, 0) for factor in wanted]
             made = self.train_all(jobs, f"{contender.name}: sweep")
             found.update(zip(wanted, map(self.validation_fvu, made), strict=True))
-            wanted = [2 * max(found)] if min(found, key=lambda f: found[f]) == max(found) else []
+            best = min(found, key=lambda factor: found[factor])
+            wanted = [2 * best] if best == max(found) else [best / 2] if best == min(found) else []
         return found
 
 
@@ -297,7 +298,7 @@ if __name__ == "__main__":
     parser.add_argument("--tokens", default="1M", type=count_of, help="activations to train each dictionary on")
     parser.add_argument("--width", default=4096, type=int, help="latents")
     parser.add_argument("--k", default=32, type=int, help="latents that fire for each token")
-    parser.add_argument("--batch", default=2048, type=int, help="activations a step")
+    parser.add_argument("--batch", default=1024, type=int, help="activations a step")
     parser.add_argument("--seeds", default=3, type=int, help="seeds of initialisation and order")
     parser.add_argument("--evaluate", default=50_000, type=int, help="tokens of test text")
     parser.add_argument("--jobs", default=1, type=int, help="trainings at a time")

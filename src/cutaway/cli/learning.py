@@ -14,7 +14,7 @@ from . import folder, inputs
 
 
 def learn(model: Annotated[str, tyro.conf.Positional] = "pico", /, site: str = "", method: str = "topk", tokens: str = "1M",
-          data: str = "stdlib", set: tuple[str, ...] = (), out: Path = Path("runs/learn"), batch: int = 2048, seed: int = 0,
+          data: str = "stdlib", set: tuple[str, ...] = (), out: Path = Path("runs/learn"), batch: int = 1024, seed: int = 0,
           device: str = "cpu", pickle: bool = False) -> None:
     """Learn sparse features at one or more sites of a network, all in one pass over the data.
 

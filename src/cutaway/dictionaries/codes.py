@@ -26,7 +26,8 @@ class Codes:
 
     def counts(self, width: int) -> Tensor:
         """How many tokens each latent fires for: [width]."""
-        return torch.bincount(self.indices[self.values != 0], minlength=width)
+        fires = (self.values != 0).flatten().to(torch.int64)
+        return fires.new_zeros(width).index_add(0, self.indices.flatten(), fires)
 
     def of(self, latent: int) -> Tensor:
         """The activation of one latent for each token: [...]."""

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from .. import kernels
 from .codes import Codes
@@ -96,9 +95,10 @@ class L1:
     warmup: float = 0.05
 
     def __call__(self, p: Pass) -> Tensor:
-        norms = F.embedding(p.codes.indices, p.dictionary.W_dec.norm(dim=1, keepdim=True)).squeeze(-1)
+        norms = p.dictionary.W_dec.norm(dim=1)
+        totals = torch.zeros_like(norms).index_add(0, p.codes.indices.flatten(), p.codes.values.abs().flatten())
         share = min(1.0, p.progress / self.warmup) if self.warmup else 1.0
-        return self.coefficient * p.penalty * share * (p.codes.values.abs() * norms).sum(-1).mean() / p.variance**0.5
+        return self.coefficient * p.penalty * share * (totals * norms).sum() / len(p.x) / p.variance**0.5
 
 
 @dataclass(frozen=True)

@@ -25,4 +25,4 @@ def TopK(width: int = 4096, k: int = 32, aux: float = 1 / 32, dead_after: int | 
     if not 1 <= k <= width:
         raise ValueError(f"k must be between 1 and the width {width}; found {k}.")
     losses = (SquaredError(), *((AuxK(dead_after or 0, aux),) if aux else ()))
-    return Recipe("topk", width, TopKPart(k), losses, lr=lr, boost=2.0, initial=initial)
+    return Recipe("topk", width, TopKPart(k), losses, lr=lr, boost=12.0, initial=initial)

@@ -71,7 +71,7 @@ def largest(z: Tensor, k: int, groups: int = 16) -> tuple[Tensor, Tensor]:
     """
     width = z.shape[-1]
     if k == width:
-        return z, torch.arange(width, device=z.device).expand(z.shape)
+        return z, torch.arange(width, device=z.device).repeat(len(z), 1)
     if width % groups or width // groups < 4 * k:
         return z.topk(k, dim=-1, sorted=False)
     best = z.unflatten(-1, (groups, -1)).amax(-2).topk(k, dim=-1, sorted=False).indices

@@ -30,7 +30,7 @@ BUFFER_BYTES = 256e6   # a shuffle buffer holds at most so much, and at most 65,
 
 
 def learn(net: Network, data: Any, recipes: Mapping[str, Recipe | Sequence[Recipe]], tokens: int | str = "1M",
-          batch: int = 2048, seed: int = 0, out: str | Path | None = None, save_every: float = 120.0,
+          batch: int = 1024, seed: int = 0, out: str | Path | None = None, save_every: float = 120.0,
           progress: bool = True) -> Run:
     """Train one or more dictionaries at each site, all from the same passes of the network.
 

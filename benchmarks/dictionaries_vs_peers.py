@@ -264,7 +264,8 @@ def main(options: argparse.Namespace) -> None:
     for contender in everyone:
         sweep = sweeps[contender.swept_as or contender.name]
         best = min(sweep, key=lambda factor: sweep[factor])
-        for which, factor in {"its own": 1.0, f"best, x{best:g}": best}.items():
+        rates = {"its own": 1.0, f"best, x{best:g}": best} if best != 1 else {"its own, the best": 1.0}
+        for which, factor in rates.items():
             made = shop.train_all([shop.job(contender, factor * contender.rate, seed) for seed in range(options.seeds)],
                                   f"{contender.name}, {which}")
             rows.append({"name": contender.name, "which": which, "rate": factor * contender.rate,
@@ -273,10 +274,11 @@ def main(options: argparse.Namespace) -> None:
             print(table(rows[-1:]).splitlines()[-1], flush=True)
     first = rows[0]["seeds"][0]
     command = f"python benchmarks/{Path(__file__).name} {' '.join(sys.argv[1:])}".strip()
-    facts = {"command": command, "cutaway": cw.__version__, "source": source(), "python": platform.python_version(),
-             "processor": platform.machine(), **vars(options), "out": None, "steps": options.tokens // options.batch,
-             "max_norm": shop.taken.max_norm, "test": {"data": first["fvu"]["data"], "activations": first["fvu"]["n"],
-                                                       "predictions": first["kl"]["n"]}, "sweeps": sweeps}
+    asked = {name: value for name, value in vars(options).items() if name != "out"}
+    facts = {"command": command, **asked, "steps": options.tokens // options.batch, "cutaway": cw.__version__,
+             "source": source(), "python": platform.python_version(), "processor": platform.machine(),
+             "max_norm": shop.taken.max_norm, "sweeps": sweeps,
+             "test": {"data": first["fvu"]["data"], "activations": first["fvu"]["n"], "predictions": first["kl"]["n"]}}
     out = Path(options.out)
     write_json(out / "dictionaries_vs_peers.json", {**facts, "rows": rows})
     versions = {name: v for row in rows for name, v in row["versions"].items()}

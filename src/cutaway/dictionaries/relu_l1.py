@@ -10,7 +10,7 @@ from .recipe import Recipe
 
 @method("relu-l1", family="dictionary", title="Towards Monosemanticity / Sparse autoencoders find interpretable features",
         paper="arXiv 2309.08600; transformer-circuits.pub 2023 and April 2024")
-def ReLU(width: int = 4096, l1: float = 0.03, l0: float | None = None, lr: float | None = None,
+def ReLU(width: int = 4096, l1: float = 0.3, l0: float | None = None, lr: float | None = None,
          initial: str = "data") -> Recipe:
     """All positive latents reconstruct the token, and their sum, weighted by the decoder's norms, is penalised.
 
@@ -21,4 +21,4 @@ def ReLU(width: int = 4096, l1: float = 0.03, l0: float | None = None, lr: float
     then adjusted during training until they do. lr: Adam's learning rate; left out, by the scaling rule.
     initial: decoder rows from `data` or `random`.
     """
-    return Recipe("relu-l1", width, ReLUPart(), (SquaredError(), L1(l1)), lr=lr, boost=2.0, l0=l0, initial=initial)
+    return Recipe("relu-l1", width, ReLUPart(), (SquaredError(), L1(l1)), lr=lr, boost=12.0, l0=l0, initial=initial)

@@ -41,7 +41,7 @@ def same_gradients(made: Tensor, expected: Tensor, inputs: list[Tensor]) -> None
 
 
 def dense_codes(values: Tensor, indices: Tensor, width: int) -> Tensor:
-    return torch.zeros(len(values), width, dtype=values.dtype).scatter(-1, indices, values)
+    return torch.zeros(len(values), width, dtype=values.dtype).scatter_add(-1, indices, values)
 
 
 @pytest.mark.parametrize(("width", "k"), SHAPES)
@@ -77,11 +77,14 @@ def test_decode(width: int, k: int) -> None:
 
 @pytest.mark.parametrize("give", [torch.float32, torch.float64])
 def test_the_largest_are_those_of_topk(give: torch.dtype) -> None:
-    z = numbers(200, 512).detach().to(give)
+    x, weight, bias = (numbers(*shape, seed=i).detach().to(give) for i, shape in enumerate([(200, D), (512, D), (512,)]))
+    z = torch.nn.functional.linear(x, weight, bias)
     for k in (1, 5, 8, 9, 100, 512):
-        values, indices = reference.largest(z, k)
+        values, indices = reference.largest(x, weight, bias, k)
         assert torch.equal(z.gather(-1, indices), values)
         assert torch.equal(values.sort().values, z.topk(k).values.flip(-1))
+        values, indices = reference.largest(x, weight, bias, k, magnitude=True)
+        assert torch.equal(values.abs().sort().values, z.abs().topk(k).values.flip(-1))
 
 
 def test_gradients_are_exact_to_second_order_differences() -> None:
@@ -167,5 +170,5 @@ def test_auxk_is_zero_while_nothing_is_dead() -> None:
 def test_k_falls_over_the_first_half() -> None:
     made, p = passed(parts.TopK(4))
     part = parts.LargestLinear(4, first=16)
-    found = [part(p.x, made.W_enc, made.b_enc, progress).values.shape[1] for progress in (0.0, 0.25, 0.5, 1.0)]
+    found = [part(p.x, made.b_dec, made.W_enc, made.b_enc, progress).values.shape[1] for progress in (0.0, 0.25, 0.5, 1.0)]
     assert found == [16, 10, 4, 4]

@@ -71,7 +71,7 @@ class Dictionary(nn.Module):
         if x.shape[-1] != self.d:
             raise ValueError(f"this dictionary was learned on activations of width {self.d}; found {x.shape[-1]}.")
         flat = x.reshape(-1, self.d)
-        codes = self.sparsify(flat - self.b_dec, self.W_enc, self.b_enc, progress)
+        codes = self.sparsify(flat, self.b_dec, self.W_enc, self.b_enc, progress)
         return Codes(codes.values.view(*x.shape[:-1], -1), codes.indices.reshape(*x.shape[:-1], -1))
 
     def decode(self, codes: Codes) -> Tensor:

@@ -1,7 +1,7 @@
 """The parts of which recipes are made: sparsifiers and loss terms.
 
-A sparsifier turns inputs into sparse codes. A loss term is a function of one training pass. Both are frozen dataclasses, so
-that a recipe can be printed, saved and compared.
+A sparsifier turns inputs x [n, d] into sparse codes of the pre-activations (x - center) @ weight.T + bias. A loss term is a
+function of one training pass. Both are frozen dataclasses, so that a recipe can be printed, saved and compared.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .. import kernels
 from .codes import Codes
@@ -26,8 +27,8 @@ class TopK:
 
     k: int
 
-    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor, progress: float = 1.0) -> Codes:
-        values, indices = kernels.encode_topk(x, weight, bias, min(self.k, len(weight)))
+    def __call__(self, x: Tensor, center: Tensor, weight: Tensor, bias: Tensor, progress: float = 1.0) -> Codes:
+        values, indices = kernels.encode_topk(x, weight, bias, min(self.k, len(weight)), center)
         return Codes(values.relu(), indices)
 
 
@@ -35,8 +36,8 @@ class TopK:
 class ReLU:
     """All positive pre-activations."""
 
-    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor, progress: float = 1.0) -> Codes:
-        return Codes(*kernels.encode_positive(x, weight, bias))
+    def __call__(self, x: Tensor, center: Tensor, weight: Tensor, bias: Tensor, progress: float = 1.0) -> Codes:
+        return Codes(*kernels.encode_positive(x, weight, bias, center))
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,10 @@ class LargestLinear:
     k: int
     first: int | None = None
 
-    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor, progress: float = 1.0) -> Codes:
+    def __call__(self, x: Tensor, center: Tensor, weight: Tensor, bias: Tensor, progress: float = 1.0) -> Codes:
         start = self.k if self.first is None else max(self.first, self.k)
         k = round(start + (self.k - start) * min(1.0, 2 * progress))
-        return Codes(*kernels.encode_topk(x, weight, bias, min(k, len(weight))))
+        return Codes(*kernels.encode_topk(x, weight, bias, min(k, len(weight)), center))
 
 
 SPARSIFIERS: dict[str, type] = {"topk": TopK, "relu": ReLU, "largest-linear": LargestLinear}
@@ -81,7 +82,7 @@ class SquaredError:
     """Squared error of the reconstruction as a share of the variance of the data: FVU on the batch."""
 
     def __call__(self, p: Pass) -> Tensor:
-        return (p.reconstruction - p.x).pow(2).sum(-1).mean() / p.variance
+        return F.mse_loss(p.reconstruction, p.x, reduction="sum") / (len(p.x) * p.variance)
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,9 @@ class AuxK:
             return p.x.new_zeros(())
         d = p.dictionary
         residual = (p.x - p.reconstruction).detach()
-        values, chosen = kernels.encode_topk(p.x - d.b_dec, d.W_enc[dead], d.b_enc[dead], min(k, len(dead)))
-        error = kernels.decode(values.relu(), chosen, d.W_dec[dead]) - residual
+        rows = kernels.take(d.W_enc, dead)
+        values, chosen = kernels.encode_topk(p.x, rows, d.b_enc[dead], min(k, len(dead)), d.b_dec)
+        error = kernels.decode(values.relu(), chosen, kernels.take(d.W_dec, dead)) - residual
         spread = (residual - residual.mean(0)).pow(2).sum(-1).mean()
         loss = error.pow(2).sum(-1).mean() / spread.clamp(min=torch.finfo(spread.dtype).tiny)
         return self.weight * min(1.0, len(dead) / k) * loss

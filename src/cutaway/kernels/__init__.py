@@ -1,5 +1,24 @@
-"""Sparse encode, decode and their gradients: one interface, of which the torch reference is the backend here."""
+"""Sparse encode, decode, their gradients and the optimizer's step on rows: one interface, three backends.
 
-from .reference import decode, encode_positive, encode_topk
+`reference` is plain torch and exact, `cpu` is Numba with a bfloat16 product that selects, `gpu` is Triton. `sparse` holds the
+differentiable functions and picks the backend by the weight's device and dtype.
+"""
 
-__all__ = ["decode", "encode_positive", "encode_topk"]
+from .reference import Product
+from .sparse import (
+    Rows,
+    adam_rows,
+    backend_of,
+    collecting,
+    decode,
+    encode_above,
+    encode_batch_topk,
+    encode_groups,
+    encode_magnitude,
+    encode_positive,
+    encode_topk,
+    take,
+)
+
+__all__ = ["Product", "Rows", "adam_rows", "backend_of", "collecting", "decode", "encode_above", "encode_batch_topk",
+           "encode_groups", "encode_magnitude", "encode_positive", "encode_topk", "take"]

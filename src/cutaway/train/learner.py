@@ -11,6 +11,8 @@ from torch import Tensor
 
 from ..dictionaries import Dictionary, Facts, Recipe
 from ..dictionaries.parts import AuxK, Pass
+from ..timing import part
+from .adam import Adam
 
 WARMUP, DECAY = 0.05, 0.2   # shares of the steps in which the learning rate rises, and falls to zero
 DEAD_SHARE = 0.02           # a latent is dead when silent for this share of the training's tokens
@@ -26,7 +28,7 @@ def share_of_rate(progress: float) -> float:
 class Learner:
     """Trains one dictionary of one recipe, in units in which the activations have variance 1 in the mean dimension."""
 
-    def __init__(self, recipe: Recipe, sample: Tensor, steps: int, batch: int, seed: int):
+    def __init__(self, recipe: Recipe, sample: Tensor, steps: int, batch: int, seed: int, fast: bool = False):
         generator = torch.Generator().manual_seed(seed)
         self.recipe, self.steps, self.step_count = recipe, steps, 0
         self.scale = float(sample.var(0).mean() ** 0.5)
@@ -38,8 +40,8 @@ class Learner:
         self.dictionary = recipe.build((sample / self.scale).float(), generator).to(sample.device)
         self.silent = torch.zeros(recipe.width, dtype=torch.int64, device=sample.device)
         self.penalty, self.excess = 1.0, 0.0
-        self.optimizer = torch.optim.Adam(self.dictionary.parameters(), lr=recipe.rate, betas=(0.9, 0.999), eps=6.25e-10,
-                                          fused=True)
+        self.optimizer = Adam(dict(self.dictionary.named_parameters()), ("W_dec",) if recipe.unit_norm else (),
+                              ("W_enc",) if fast and not recipe.tied else ())
         self.history: list[dict[str, float]] = []
 
     @property
@@ -48,23 +50,23 @@ class Learner:
 
     def step(self, x: Tensor) -> dict[str, float]:
         """One step on a batch of activations x [n, d] in the site's own units."""
-        if not torch.isfinite(x).all():
+        if not torch.isfinite(x.sum()):
             raise ValueError("the activations to learn from hold NaN or infinity; nothing was learned from this batch.")
         progress, d = self.step_count / self.steps, self.dictionary
         x = x.float() / self.scale
-        codes = d.encode(x, progress)
-        now = Pass(d, x, codes, d.decode(codes), self.silent, float(d.d), progress,
-                   self.penalty * exp(self.excess))
-        terms = [term(now) for term in self.losses]
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.stack(terms).sum().backward()
-        if self.recipe.unit_norm:
-            _remove_parallel(d.W_dec)
-        self.optimizer.param_groups[0]["lr"] = self.recipe.rate * share_of_rate(progress)
-        self.optimizer.step()
+        with self.optimizer.collecting():
+            with part("encode"):
+                codes = d.encode(x, progress)
+            with part("decode"):
+                reconstruction = d.decode(codes)
+            with part("loss"):
+                now = Pass(d, x, codes, reconstruction, self.silent, float(d.d), progress, self.penalty * exp(self.excess))
+                terms = [term(now) for term in self.losses]
+            with part("backward"):
+                torch.stack(terms).sum().backward()
+        with part("optimizer"):
+            self.optimizer.step(self.recipe.rate * share_of_rate(progress))
         with torch.no_grad():
-            if self.recipe.unit_norm:
-                d.W_dec.div_(d.W_dec.norm(dim=1, keepdim=True).clamp(min=1e-12))
             fired = codes.counts(d.width) > 0
             self.silent = torch.where(fired, 0, self.silent + len(x))
             l0 = float(codes.l0.float().mean())
@@ -91,8 +93,7 @@ class Learner:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that training depends on: tensors, and what fits in JSON."""
         tensors: dict[str, Tensor] = {f"dictionary.{name}": value for name, value in self.dictionary.named_parameters()}
-        for i, values in self.optimizer.state_dict()["state"].items():
-            tensors.update({f"optimizer.{i}.{name}": torch.as_tensor(value) for name, value in values.items()})
+        tensors.update({f"optimizer.{name}": value for name, value in self.optimizer.state().items()})
         tensors["silent"] = self.silent
         return tensors, {"step": self.step_count, "scale": self.scale, "penalty": self.penalty, "excess": self.excess,
                          "history": self.history}
@@ -101,20 +102,9 @@ class Learner:
         with torch.no_grad():
             for name, value in self.dictionary.named_parameters():
                 value.copy_(tensors[f"dictionary.{name}"])
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            if name.startswith("optimizer."):
-                _, i, key = name.split(".")
-                state.setdefault(int(i), {})[key] = tensor
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        start = "optimizer."
+        self.optimizer.load_state({name.removeprefix(start): t for name, t in tensors.items() if name.startswith(start)})
         self.silent = tensors["silent"]
         self.step_count, self.scale = facts["step"], facts["scale"]
         self.penalty, self.excess, self.history = facts["penalty"], facts["excess"], facts["history"]
 
-
-@torch.no_grad()
-def _remove_parallel(rows: Tensor) -> None:
-    """Take from the gradient of unit rows what would only change their length."""
-    if rows.grad is not None:
-        rows.grad -= (rows.grad * rows).sum(1, keepdim=True) * rows

@@ -1,0 +1,303 @@
+"""The inner loops of the CPU backend: Numba functions over rows, each run by one thread on its own part.
+
+A group of latents is a strided set, so that maxima of groups are taken down columns, which compilers turn into vector
+instructions; maxima along a row they do not.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic, overload
+
+LANES, DEPTH = 64, 16       # a chunk of LANES * DEPTH latents holds LANES groups of DEPTH latents, LANES apart
+CHUNK = LANES * DEPTH
+MARGIN = np.float32(0.01)   # more than the rounding of a bfloat16 product relative to its largest entries
+LEAST = np.float32(-3e38)
+
+jit: Any = njit(nogil=True, fastmath={"reassoc", "contract", "nsz", "arcp", "nnan", "ninf"}, cache=True, error_model="numpy")
+careful: Any = njit(nogil=True, fastmath={"reassoc", "contract", "nsz"}, cache=True, error_model="numpy")
+
+
+@intrinsic
+def _as_float(context: Any, bits: Any) -> Any:
+    return types.float32(types.int32), lambda c, builder, s, arguments: builder.bitcast(arguments[0], ir.FloatType())
+
+
+@intrinsic
+def _as_bits(context: Any, value: Any) -> Any:
+    return types.int32(types.float32), lambda c, builder, s, arguments: builder.bitcast(arguments[0], ir.IntType(32))
+
+
+def widen(value: Any) -> Any:
+    """A bfloat16, given as int16, as float32; a float32 as it is."""
+
+
+@overload(widen, jit_options={"fastmath": True})
+def _widen(value):
+    if isinstance(value, types.Integer):
+        return lambda value: _as_float(np.int32(value) << np.int32(16))
+    return lambda value: value
+
+
+@careful
+def narrow(value):
+    """A float32 as the nearest bfloat16, ties to even, given as int16."""
+    bits = _as_bits(value)
+    return np.int16((bits + np.int32(0x7FFF) + ((bits >> np.int32(16)) & np.int32(1))) >> np.int32(16))
+
+
+@careful
+def dot(a, b):
+    total = np.float32(0)
+    for i in range(a.shape[0]):
+        total += a[i] * b[i]
+    return total
+
+
+@jit
+def bound(values, k):
+    """A value that at least k of `values` reach, and seldom many more: bisection, since counting is fast."""
+    low, high, real = -LEAST, LEAST, np.int32(0)
+    for v in values:
+        real += np.int32(1) if v > LEAST else np.int32(0)
+        low = v if v < low and v > LEAST else low
+        high = v if v > high else high
+    if real < k:
+        return LEAST
+    for _ in range(24):
+        middle = low + np.float32(0.5) * (high - low)
+        count = np.int32(0)
+        for v in values:
+            count += np.int32(1) if v >= middle else np.int32(0)
+        if count < k:
+            high = middle
+        else:
+            low = middle
+            if count == k:
+                break
+    return low
+
+
+@jit
+def group_maxima(z, shift, fine, coarse, magnitude):
+    """Maxima of z + shift [CHUNK * c] (of its absolute value) over fine groups [LANES * c], and over four of those."""
+    for chunk in range(z.shape[0] // CHUNK):
+        best = fine[chunk * LANES: chunk * LANES + LANES]
+        for lane in range(LANES):
+            best[lane] = LEAST
+        for depth in range(DEPTH):
+            start = chunk * CHUNK + depth * LANES
+            entries, add = z[start: start + LANES], shift[start: start + LANES]
+            for lane in range(LANES):
+                v = widen(entries[lane]) + add[lane]
+                v = -v if magnitude and v < 0 and v > LEAST else v
+                best[lane] = v if v > best[lane] else best[lane]
+        part = coarse[chunk * (LANES // 4): (chunk + 1) * (LANES // 4)]
+        for lane in range(LANES // 4):
+            first = max(best[lane], best[lane + LANES // 4])
+            part[lane] = max(first, max(best[lane + LANES // 2], best[lane + 3 * LANES // 4]))
+
+
+@jit
+def reaching(z, shift, fine, least, magnitude, found):
+    """Which entries of z + shift reach `least`, in found [width]; gives how many."""
+    count = 0
+    for group in range(fine.shape[0]):
+        if fine[group] >= least:
+            start = (group // LANES) * CHUNK + group % LANES
+            for depth in range(DEPTH):
+                j = start + depth * LANES
+                v = widen(z[j]) + shift[j]
+                v = -v if magnitude and v < 0 and v > LEAST else v
+                if v >= least and shift[j] > LEAST:
+                    found[count] = j
+                    count += 1
+    return count
+
+
+@careful
+def rescore(x, weight, bias, found, count, scores):
+    """The exact pre-activations of the candidates."""
+    for i in range(count):
+        scores[i] = dot(x, weight[found[i]]) + bias[found[i]]
+
+
+@careful
+def best_of(scores, found, count, k, magnitude, values, indices):
+    """The k best of the candidates, or all of them and zeros."""
+    if count > 4 * k:  # rare: a selection by bisection leaves few enough for the simple one below
+        keys = np.abs(scores[:count]) if magnitude else scores[:count].copy()
+        least = np.partition(keys, count - k)[count - k]
+        above = 0
+        for strict in (True, False):
+            for i in range(above, count):
+                key = abs(scores[i]) if magnitude else scores[i]
+                if (key > least if strict else key == least) and above < k:
+                    scores[i], scores[above] = scores[above], scores[i]
+                    found[i], found[above] = found[above], found[i]
+                    above += 1
+        count = k
+    while count > k:
+        worst = 0
+        for i in range(1, count):
+            a = abs(scores[i]) if magnitude else scores[i]
+            b = abs(scores[worst]) if magnitude else scores[worst]
+            if a < b:
+                worst = i
+        count -= 1
+        scores[worst], found[worst] = scores[count], found[count]
+    for i in range(count):
+        values[i], indices[i] = scores[i], found[i]
+    for i in range(count, k):
+        values[i], indices[i] = 0, 0
+
+
+@careful
+def select_largest(z, shift, x, weight, bias, k, magnitude, values, indices):
+    """For each row the k largest of x @ weight.T + bias, looked for where z + shift, its bfloat16 version, is large."""
+    padded = z.shape[1]
+    fine, coarse = np.empty(padded // DEPTH, np.float32), np.empty(padded // DEPTH // 4, np.float32)
+    found, scores = np.empty(padded, np.int32), np.empty(padded, np.float32)
+    for row in range(z.shape[0]):
+        group_maxima(z[row], shift, fine, coarse, magnitude)
+        least = bound(coarse, k)
+        if least <= LEAST:
+            least = bound(fine, k)
+        least = least - MARGIN * abs(least) if least > LEAST else LEAST
+        count = reaching(z[row], shift, fine, least, magnitude, found)
+        rescore(x[row], weight, bias, found, count, scores)
+        best_of(scores, found, count, k, magnitude, values[row], indices[row])
+
+
+@careful
+def select_above(z, shift, x, weight, bias, threshold, starts, values, indices):
+    """For each row all entries above their thresholds, one after another: starts [n + 1] says where each row's begin."""
+    padded = z.shape[1]
+    fine, coarse = np.empty(padded // DEPTH, np.float32), np.empty(padded // DEPTH // 4, np.float32)
+    found = np.empty(padded, np.int32)
+    total = 0
+    for row in range(z.shape[0]):
+        starts[row] = total
+        group_maxima(z[row], shift, fine, coarse, False)
+        count = reaching(z[row], shift, fine, np.float32(0), False, found)
+        for i in range(count):
+            j = found[i]
+            v = dot(x[row], weight[j]) + bias[j]
+            if v > threshold[j]:
+                if total == values.shape[0]:
+                    return -1
+                values[total], indices[total] = v, j
+                total += 1
+    starts[z.shape[0]] = total
+    return total
+
+
+@careful
+def combine(values, indices, weight, out):
+    """Sums of chosen rows, four at a time, so that the sum is read and written less often."""
+    n, k = values.shape
+    for row in range(n):
+        total, v, chosen = out[row], values[row], indices[row]
+        total[:] = 0
+        i = 0
+        while i < k:
+            if i + 4 <= k:
+                a, b, c, d = weight[chosen[i]], weight[chosen[i + 1]], weight[chosen[i + 2]], weight[chosen[i + 3]]
+                va, vb, vc, vd = v[i], v[i + 1], v[i + 2], v[i + 3]
+                for q in range(total.shape[0]):
+                    total[q] += va * a[q] + vb * b[q] + vc * c[q] + vd * d[q]
+                i += 4
+            else:
+                a, va = weight[chosen[i]], v[i]
+                for q in range(total.shape[0]):
+                    total[q] += va * a[q]
+                i += 1
+
+
+@careful
+def products(x, weight, indices, out):
+    for row in range(indices.shape[0]):
+        for i in range(indices.shape[1]):
+            out[row, i] = dot(x[row], weight[indices[row, i]])
+
+
+@careful
+def invert(indices, starts, order):
+    """A transposed index: the places of latent j in the flat indices are order[starts[j]: starts[j + 1]]."""
+    flat, width = indices.ravel(), starts.shape[0] - 1
+    starts[:] = 0
+    for i in range(flat.shape[0]):
+        starts[flat[i] + 1] += 1
+    for j in range(width):
+        starts[j + 1] += starts[j]
+    for i in range(flat.shape[0]):
+        order[starts[flat[i]]] = i
+        starts[flat[i]] += 1
+    for j in range(width, 0, -1):
+        starts[j] = starts[j - 1]
+    starts[0] = 0
+
+
+@careful
+def gather_row(total, j, values, starts, order, k, x):
+    """Add row j of codes.T @ x to a sum."""
+    flat = values.ravel()
+    for place in range(starts[j], starts[j + 1]):
+        i = order[place]
+        v, row = flat[i], x[i // k]
+        if v != 0:
+            for q in range(total.shape[0]):
+                total[q] += v * row[q]
+
+
+@careful
+def transposed(values, starts, order, k, x, out, first, last):
+    for j in range(first, last):
+        out[j, :] = 0
+        gather_row(out[j], j, values, starts, order, k, x)
+
+
+@careful
+def adam_rows(weight, m, v, low, has_low, products, block, place, dense, has_dense, rates, unit_norm, first, last):
+    """Gradient, Adam, norm and the low-precision copy of the rows first to last: each row is read and written once.
+
+    products: tuple of (values, starts, order, k, x). block [m, d] holds more gradient of the rows whose place [width] in it
+    is not -1. rates: rate, beta1, beta2, eps and the two bias corrections.
+    """
+    rate, beta1, beta2, eps, correct1, correct2 = rates
+    d, one = weight.shape[1], np.float32(1)
+    scale, root = rate / correct1, one / np.sqrt(correct2)
+    g = np.empty(d, np.float32)
+    for j in range(first, last):
+        g[:] = 0
+        for values, starts, order, k, x in products:
+            gather_row(g, j, values, starts, order, k, x)
+        if place.shape[0] and place[j] >= 0:
+            extra = block[place[j]]
+            for q in range(d):
+                g[q] += extra[q]
+        if has_dense:
+            for q in range(d):
+                g[q] += dense[j, q]
+        w, mean, square = weight[j], m[j], v[j]
+        if unit_norm:
+            along = dot(g, w)
+            for q in range(d):
+                g[q] -= along * w[q]
+        norm = np.float32(0)
+        for q in range(d):
+            mean[q] = beta1 * mean[q] + (one - beta1) * g[q]
+            square[q] = beta2 * square[q] + (one - beta2) * g[q] * g[q]
+            w[q] -= scale * mean[q] / (np.sqrt(square[q]) * root + eps)
+            norm += w[q] * w[q]
+        if unit_norm:
+            shrink = one / max(np.sqrt(norm), np.float32(1e-12))
+            for q in range(d):
+                w[q] *= shrink
+        if has_low:
+            for q in range(d):
+                low[j, q] = narrow(w[q])

@@ -1,0 +1,233 @@
+"""Encoding and decoding with gradients that touch only what fired, on whichever backend fits the tensors.
+
+Inside `collecting`, gradients of weights are not multiplied out but kept as products of a code with activations, so that an
+optimizer can make, use and forget them row by row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import reference
+from .reference import Product
+
+
+@dataclass
+class Rows:
+    """A weight [width, d] whose gradient is collected: as products, and as blocks of rows (indices [m], values [m, d]).
+
+    low: the bfloat16 copy that selects candidates; without one, selection is exact.
+    """
+
+    weight: Tensor
+    low: Tensor | None = None
+    products: list[Product] = field(default_factory=list)
+    blocks: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+
+_collected: ContextVar[Sequence[Rows]] = ContextVar("collected", default=())
+
+
+@contextmanager
+def collecting(rows: Sequence[Rows]) -> Iterator[None]:
+    """Collect the gradients of these weights, and select with their low-precision copies, in what is encoded inside."""
+    token = _collected.set(rows)
+    try:
+        yield
+    finally:
+        _collected.reset(token)
+
+
+def _rows_of(weight: Tensor) -> Rows | None:
+    return next((rows for rows in _collected.get() if rows.weight is weight), None)
+
+
+def backend_of(weight: Tensor) -> ModuleType:
+    """The fastest backend for a weight's device and dtype."""
+    if weight.dtype == torch.float32 and weight.device.type == "cpu":
+        from . import cpu
+        return cpu
+    if weight.dtype == torch.float32 and weight.device.type == "cuda":
+        from . import gpu
+        return gpu
+    return reference
+
+
+Choose = Callable[[ModuleType, Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
+
+
+class _Encode(torch.autograd.Function):
+    """Chosen entries of `(x - center) @ weight.T + bias`; which ones are chosen has no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, center: Tensor | None, choose: Choose,
+                rows: Rows | None) -> tuple[Tensor, Tensor]:
+        x = (x if center is None else x - center).contiguous()
+        backend = backend_of(weight)
+        values, indices = choose(backend, x, weight.detach(), bias.detach(), rows and rows.low)
+        ctx.save_for_backward(x, weight, indices)
+        ctx.mark_non_differentiable(indices)
+        ctx.backend, ctx.rows = backend, rows
+        return values, indices
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        x, weight, indices = ctx.saved_tensors
+        grad, backend = grads[0].contiguous(), ctx.backend
+        grad_x = grad_weight = grad_bias = grad_center = None
+        if ctx.needs_input_grad[0]:
+            grad_x = backend.combine(grad, indices, weight)
+        if ctx.needs_input_grad[2] or ctx.needs_input_grad[3]:
+            grad_bias = reference.sums(grad, indices, len(weight))
+        if ctx.needs_input_grad[3]:
+            grad_center = -(grad_bias @ weight)   # the sum over rows of the gradient for x, without its rows
+        if ctx.needs_input_grad[1]:
+            grad_weight = _weight_gradient(ctx.rows, backend, grad, indices, x, len(weight))
+        return grad_x, grad_weight, grad_bias, grad_center, None, None
+
+
+def _weight_gradient(rows: Rows | None, backend: ModuleType, values: Tensor, indices: Tensor, x: Tensor,
+                     width: int) -> Tensor | None:
+    if rows is None or reference.is_dense(indices.shape[-1], width):
+        return backend.transposed(values, indices, x, width)
+    rows.products.append(Product(values, indices, x))
+    return None
+
+
+def encode_topk(x: Tensor, weight: Tensor, bias: Tensor, k: int, center: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The k largest pre-activations of each row.
+
+    x: [n, d], center: [d], taken from x; weight: [width, d], bias: [width]; gives values and indices [n, k], in no
+    particular order.
+    """
+    return _Encode.apply(x, weight, bias, center, lambda on, *given: on.largest(*given[:3], k, False, given[3]),
+                         _rows_of(weight))
+
+
+def encode_magnitude(x: Tensor, weight: Tensor, bias: Tensor, k: int,
+                     center: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The k pre-activations of each row that are largest in absolute value; otherwise as `encode_topk`."""
+    return _Encode.apply(x, weight, bias, center, lambda on, *given: on.largest(*given[:3], k, True, given[3]),
+                         _rows_of(weight))
+
+
+def encode_above(x: Tensor, weight: Tensor, bias: Tensor, threshold: Tensor,
+                 center: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """All pre-activations above each latent's threshold [width]: values and indices [n, k], zeros where a row has fewer."""
+    values, indices = _Encode.apply(x, weight, bias, center,
+                                    lambda on, *given: on.above(*given[:3], threshold.detach(), given[3]), _rows_of(weight))
+    return torch.where(values != 0, values, 0), indices   # entries that only fill a row up pass no gradient
+
+
+def encode_positive(x: Tensor, weight: Tensor, bias: Tensor, center: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """All positive pre-activations of each row: values and indices [n, k], with zeros where a row has fewer."""
+    values, indices = encode_above(x, weight, bias, torch.zeros_like(bias), center)
+    return values.relu(), indices
+
+
+def encode_batch_topk(x: Tensor, weight: Tensor, bias: Tensor, k: int,
+                      center: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The n * k largest pre-activations of a batch of n rows, wherever they are (arXiv 2412.06410).
+
+    Values and indices [n, most], with zeros where a row has fewer than the most.
+    """
+    def choose(on: ModuleType, x: Tensor, weight: Tensor, bias: Tensor, low: Tensor | None) -> tuple[Tensor, Tensor]:
+        room = min(4 * k, len(weight))
+        while True:
+            values, indices = on.largest(x, weight, bias, room, False, low)
+            least = values.flatten().topk(min(len(x) * k, values.numel()), sorted=False).values.amin()
+            chosen = values >= least
+            if room == len(weight) or not bool(chosen.all(-1).any()):
+                break
+            room = min(4 * room, len(weight))   # a row all of whose entries are chosen may have more
+        most = max(1, int(chosen.sum(-1).max()))
+        order = chosen.to(torch.int8).topk(most, dim=-1, sorted=False).indices
+        return torch.where(chosen, values, 0).gather(-1, order), indices.gather(-1, order)
+
+    if len(x) == 0:
+        return encode_topk(x, weight, bias, min(k, len(weight)), center)
+    values, indices = _Encode.apply(x, weight, bias, center, choose, _rows_of(weight))
+    return torch.where(values != 0, values, 0), indices   # entries that only fill a row up pass no gradient
+
+
+def encode_groups(x: Tensor, weight: Tensor, bias: Tensor, n: int, center: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The largest pre-activation of each of n equal contiguous groups of latents: values and indices [rows, n]."""
+    width = len(weight)
+    if width % n:
+        raise ValueError(f"{width} latents cannot be cut into {n} groups of one size.")
+
+    def choose(on: ModuleType, x: Tensor, weight: Tensor, bias: Tensor, low: Tensor | None) -> tuple[Tensor, Tensor]:
+        z = torch.addmm(bias, x, weight.T) if low is None else (x.to(low.dtype) @ low[:width].T).add_(bias.to(low.dtype))
+        best = z.unflatten(-1, (n, width // n)).argmax(-1)
+        indices = best + torch.arange(0, width, width // n, device=x.device)
+        return on.products(x, weight, indices) + bias[indices], indices
+
+    return _Encode.apply(x, weight, bias, center, choose, _rows_of(weight))
+
+
+class _Decode(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, indices: Tensor, weight: Tensor, rows: Rows | None) -> Tensor:
+        ctx.save_for_backward(values, indices, weight)
+        ctx.backend, ctx.rows = backend_of(weight), rows
+        return ctx.backend.combine(values.detach(), indices, weight.detach())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        values, indices, weight = ctx.saved_tensors
+        grad, grad_values, grad_weight = grads[0].contiguous(), None, None
+        if ctx.needs_input_grad[0]:
+            grad_values = ctx.backend.products(grad, weight.detach(), indices)
+        if ctx.needs_input_grad[2]:
+            grad_weight = _weight_gradient(ctx.rows, ctx.backend, values.detach(), indices, grad, len(weight))
+        return grad_values, None, grad_weight, None
+
+
+def decode(values: Tensor, indices: Tensor, weight: Tensor) -> Tensor:
+    """The weighted sum of the chosen rows: values and indices [n, k], weight [width, d] -> [n, d]."""
+    return _Decode.apply(values, indices, weight, _rows_of(weight))
+
+
+class _Take(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, index: Tensor, rows: Rows | None) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.shape, ctx.rows = weight.shape, rows
+        return weight[index]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        index, = ctx.saved_tensors
+        if ctx.rows is None:
+            return grads[0].new_zeros(ctx.shape).index_add_(0, index, grads[0]), None, None
+        ctx.rows.blocks.append((index, grads[0]))
+        return None, None, None
+
+
+def take(weight: Tensor, index: Tensor) -> Tensor:
+    """Some rows of a weight: [width, d], [m] different indices -> [m, d]."""
+    return _Take.apply(weight, index, _rows_of(weight))
+
+
+def adam_rows(rows: Rows, m: Tensor, v: Tensor, rate: float, betas: tuple[float, float], eps: float, step: int,
+              unit_norm: bool) -> None:
+    """One step of Adam on a collected weight, from its products, blocks and `.grad`, all of which are then forgotten."""
+    weight, dense = rows.weight, rows.weight.grad
+    blocks = rows.blocks
+    if len(blocks) > 1 and all(index is blocks[0][0] for index, _ in blocks):
+        blocks = [(blocks[0][0], torch.stack([values for _, values in blocks]).sum(0))]
+    while len(blocks) > 1:
+        dense = torch.zeros_like(weight) if dense is None else dense
+        dense.index_add_(0, *blocks.pop())
+    with torch.no_grad():
+        backend_of(weight).adam_rows(weight.detach(), m, v, rows.low, rows.products, dense, blocks[0] if blocks else None,
+                                     rate, betas, eps, step, unit_norm)
+    rows.products, rows.blocks, weight.grad = [], [], None

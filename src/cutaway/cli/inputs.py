@@ -8,6 +8,8 @@ from typing import Any
 from ..data import text
 from ..data.corpora import stdlib
 from ..data.stdlib import SPLITS
+from ..harvest import Harvest
+from ..harvest.layout import MANIFEST
 from ..network import Network
 from ..network import open as open_network
 from ..train.run import count_of
@@ -19,15 +21,19 @@ def network(model: str, device: str = "cpu", pickle: bool = False) -> Network:
 
 
 def data(paths: str, net: Network, split: str = "train") -> Any:
-    """The data of a command: files, or the standard library's split (`stdlib`, or `stdlib:test`)."""
+    """The data of a command: files, the standard library's split (`stdlib`, or `stdlib:test`), or a harvest's folder."""
     name, _, wanted = paths.partition(":")
     if name == "stdlib" and not Path(paths).exists():
         if wanted and wanted not in SPLITS:
             raise ValueError(f"the standard library's text has the splits {', '.join(SPLITS)}; found {wanted!r}.")
         return stdlib(net, wanted or split)
+    if (Path(paths) / MANIFEST).exists():
+        return Harvest(paths, net)
     return text(paths.split(",") if "," in paths else paths, net)
 
 
 def first(source: Any, tokens: str) -> Any:
     """The first so many tokens of data; all of them for "all"."""
+    if isinstance(source, Harvest):
+        raise ValueError(f"this command runs the network on text, but {source.folder} holds activations; give --data.")
     return source if tokens == "all" else source.take(count_of(tokens))

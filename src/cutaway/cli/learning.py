@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +16,8 @@ from . import folder, inputs
 
 def learn(model: Annotated[str, tyro.conf.Positional] = "pico", /, site: str = "", method: str = "topk", tokens: str = "1M",
           data: str = "stdlib", set: tuple[str, ...] = (), out: Path = Path("runs/learn"), batch: int = 1024, seed: int = 0,
-          device: str = "cpu", pickle: bool = False) -> None:
+          selection: str = "auto", accumulate: int = 1, patience: float | None = None, save_every: float = 120.0,
+          profile: bool = False, device: str = "cpu", pickle: bool = False) -> None:
     """Learn sparse features at one or more sites of a network, all in one pass over the data.
 
     Interrupted with Ctrl-C, the same command goes on where it stopped.
@@ -25,26 +27,39 @@ def learn(model: Annotated[str, tyro.conf.Positional] = "pico", /, site: str = "
         site: Where, such as blocks.3 or blocks.*.mlp; left out, the residual stream at the middle block.
         method: A method of the family dictionary; `cutaway catalogue dictionary` lists them.
         tokens: How many tokens to train on, such as 500k or 2M.
-        data: Text files (globs and commas allowed), or stdlib, the source of Python's standard library.
+        data: Text files (globs and commas allowed), or stdlib, the source of Python's standard library, or the folder that
+            `cutaway harvest` wrote.
         set: Settings of the method, such as width=4096 k=64.
         out: Folder for the dictionaries, the history and the configuration.
         batch: Tokens a step.
         seed: Of initialisation, order and shuffling.
+        selection: How the largest latents are looked for: fast (in bfloat16), exact, or auto.
+        accumulate: Go through each batch in so many parts, to save memory.
+        patience: End early when FVU has not improved for this share of the training, such as 0.1.
+        save_every: Seconds between checkpoints.
+        profile: Print where the time went.
         device: Where the network runs, such as cpu or cuda.
         pickle: Also read weights that are saved as a pickle.
     """
+    from ..timing import profiled
+    from ..train import Schedule, Settings
     from ..train import learn as train
-    recipe = _recipe(method, set)
+    recipe, settings = _recipe(method, set), Settings(selection, accumulate, Schedule(patience=patience))
     net = inputs.network(model, device, pickle)
     site = site or f"blocks.{max(0, (net.n_blocks - 1) // 2)}"
     source = inputs.data(data, net)
     folder.begin(out, "learn", {"model": model, "site": site, "method": method, "tokens": tokens, "data": data, "set": set,
-                                "out": out, "batch": batch, "seed": seed, "device": device, "pickle": pickle})
-    run = train(net, source, {site: recipe}, tokens=tokens, batch=batch, seed=seed, out=out)
+                                "out": out, "batch": batch, "seed": seed, "selection": selection, "accumulate": accumulate,
+                                "patience": patience, "save_every": save_every, "profile": profile, "device": device,
+                                "pickle": pickle})
+    with profiled() if profile else nullcontext() as times:
+        run = train(net, source, {site: recipe}, tokens, batch, seed, out, save_every, settings)
     for key, history in run.history.items():
         last = history[-1]
         print(f"{key}: {last['tokens']:,} tokens, FVU {last['fvu']:.4f} on the last batch, L0 {last['l0']:.1f}, "
               f"dead {last['dead']:.1%}")
+    if profile:
+        print(times)
     print(f"The dictionaries are in {out}; next: cutaway evaluate {out}")
 
 
@@ -77,8 +92,9 @@ def _load(run: Path, device: str) -> tuple[Any, dict[str, Any]]:
     return load(run, net), arguments
 
 
-def evaluate(run: Annotated[Path, tyro.conf.Positional], /, data: str = "", tokens: str = "50k", device: str = "cpu") -> None:
-    """Evaluate the dictionaries of a run: FVU, L0, dead and dense latents, loss recovered, KL.
+def evaluate(run: Annotated[Path, tyro.conf.Positional], /, data: str = "", tokens: str = "50k", device: str = "cpu",
+             profile: bool = False, also: tuple[Path, ...] = ()) -> None:
+    """Evaluate the dictionaries of a run: FVU, L0, dead and dense latents, loss recovered, KL; or their whole profile.
 
     Args:
         run: The folder that `cutaway learn` wrote.
@@ -86,12 +102,19 @@ def evaluate(run: Annotated[Path, tyro.conf.Positional], /, data: str = "", toke
             otherwise the data that the run learned from.
         tokens: On how many tokens, or all.
         device: Where the network runs.
+        profile: Every metric, each figure with its floor and ceiling from the same run; a few minutes.
+        also: Runs of the same recipe from other seeds, for the profile's stability.
     """
     from rich.console import Console
 
     from ..dictionaries import evaluate as measure_dictionary
     from ..report import terminal
     loaded, arguments = _load(run, device)
+    if profile:
+        _profile(run, loaded, arguments, data, tokens, also)
+        return
+    if also:
+        raise ValueError("--also names runs for the profile's stability; give --profile too.")
     chosen = data or ("stdlib:test" if arguments["data"] == "stdlib" else arguments["data"])
     source, console, found = inputs.first(inputs.data(chosen, loaded.net), tokens), Console(highlight=False), {}
     for key, dictionary in loaded.dictionaries.items():
@@ -99,6 +122,35 @@ def evaluate(run: Annotated[Path, tyro.conf.Positional], /, data: str = "", toke
         console.print(terminal.figures(list(figures.values()), f"{key}, {dictionary.width:,} latents, {source.name}"))
         found[key] = {name: figure.json() for name, figure in figures.items()}
     print(f"Kept in {folder.figures(run, found)}")
+
+
+def _profile(run: Path, loaded: Any, arguments: dict[str, Any], data: str, tokens: str, also: tuple[Path, ...]) -> None:
+    """Print the profile of each dictionary of a run, and keep them as profile.json in its folder."""
+    from rich.console import Console
+
+    from ..dictionaries.quality import profile
+    from ..files import write_json
+    from ..report import profile as drawn
+    from ..train import load
+    from ..train.run import count_of
+    net, console, found = loaded.net, Console(highlight=False), {}
+    others = [load(folder, net) for folder in also]
+    chosen = data or ("stdlib:test" if arguments["data"] == "stdlib" else arguments["data"])
+    source, trained_on = inputs.data(chosen, net), inputs.data(arguments["data"], net)
+    for key, dictionary in loaded.dictionaries.items():
+        lacking = next((folder for folder, other in zip(also, others, strict=True) if key not in other.dictionaries), None)
+        if lacking is not None:
+            raise ValueError(f"{lacking} has no dictionary {key}, so it cannot be compared with {run}.")
+        n = source.n_tokens if tokens == "all" else count_of(tokens)
+        made = profile(dictionary, net, source, trained_on=trained_on, tokens=n, progress=True,
+                       others=[other.dictionaries[key] for other in others])
+        console.print(*drawn.tables(made), sep="\n")
+        failed = drawn.failures(made)
+        if failed:
+            print("A dictionary that nobody trained does as well or better on: " + ", ".join(failed) + ".")
+        found[key] = made.json()
+        write_json(run / "profile.json", found)
+    print(f"Kept in {run / 'profile.json'}")
 
 
 def features(run: Annotated[Path, tyro.conf.Positional], ids: Annotated[tuple[int, ...], tyro.conf.Positional] = (), /,

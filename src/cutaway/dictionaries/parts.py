@@ -21,14 +21,25 @@ if TYPE_CHECKING:
     from .dictionary import Dictionary
 
 
+def falling(k: int, first: int | None, progress: float) -> int:
+    """A k that falls from `first` over the first half of training."""
+    start = k if first is None else max(first, k)
+    return round(start + (k - start) * min(1.0, 2 * progress))
+
+
 @dataclass(frozen=True)
 class TopK:
-    """The k largest pre-activations of each token, and of those the positive ones (arXiv 2406.04093, section 2.3)."""
+    """The k largest pre-activations of each token, and of those the positive ones (arXiv 2406.04093, section 2.3).
+
+    first: begin training with so many, and fall to k over its first half.
+    """
 
     k: int
+    first: int | None = None
 
     def __call__(self, x: Tensor, center: Tensor, weight: Tensor, bias: Tensor, progress: float = 1.0) -> Codes:
-        values, indices = kernels.encode_topk(x, weight, bias, min(self.k, len(weight)), center)
+        k = falling(self.k, self.first, progress)
+        values, indices = kernels.encode_topk(x, weight, bias, min(k, len(weight)), center)
         return Codes(values.relu(), indices)
 
 
@@ -48,8 +59,7 @@ class LargestLinear:
     first: int | None = None
 
     def __call__(self, x: Tensor, center: Tensor, weight: Tensor, bias: Tensor, progress: float = 1.0) -> Codes:
-        start = self.k if self.first is None else max(self.first, self.k)
-        k = round(start + (self.k - start) * min(1.0, 2 * progress))
+        k = falling(self.k, self.first, progress)
         return Codes(*kernels.encode_topk(x, weight, bias, min(k, len(weight)), center))
 
 

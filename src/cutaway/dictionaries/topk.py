@@ -10,8 +10,8 @@ from .recipe import Recipe
 
 @method("topk", family="dictionary", title="Scaling and evaluating sparse autoencoders", paper="arXiv 2406.04093",
         roster="237")
-def TopK(width: int = 4096, k: int = 32, aux: float = 1 / 32, dead_after: int | None = None, lr: float | None = None,
-         initial: str = "data") -> Recipe:
+def TopK(width: int = 4096, k: int = 32, aux: float = 1 / 32, dead_after: int | None = None, first: int | None = None,
+         lr: float | None = None, initial: str = "data") -> Recipe:
     """The k largest latents of each token reconstruct it; dead latents learn from what is left over.
 
     z = ReLU(TopK(W_enc (x - b_dec) + b_enc)), x_hat = z W_dec + b_dec (section 2.3); loss = FVU + aux * AuxK (appendix
@@ -19,10 +19,11 @@ def TopK(width: int = 4096, k: int = 32, aux: float = 1 / 32, dead_after: int | 
 
     width: latents. k: how many fire for each token. aux: weight of the auxiliary loss. dead_after: tokens of silence after
     which a latent is dead; left out, 2% of the training's tokens (the paper's 10M is longer than most runs).
+    first: begin with so many latents a token and fall to k over the first half of training; left out, k throughout.
     lr: Adam's learning rate; left out, by the scaling rule. initial: decoder rows from `data` or `random`.
     Differs from the authors' code: one scale for all tokens instead of a layer norm of each, and no averaged weights.
     """
     if not 1 <= k <= width:
         raise ValueError(f"k must be between 1 and the width {width}; found {k}.")
     losses = (SquaredError(), *((AuxK(dead_after or 0, aux),) if aux else ()))
-    return Recipe("topk", width, TopKPart(k), losses, lr=lr, boost=12.0, initial=initial)
+    return Recipe("topk", width, TopKPart(k, first), losses, lr=lr, boost=12.0, initial=initial)

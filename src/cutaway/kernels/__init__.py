@@ -17,8 +17,9 @@ from .sparse import (
     encode_magnitude,
     encode_positive,
     encode_topk,
+    fast_pays,
     take,
 )
 
 __all__ = ["Product", "Rows", "adam_rows", "backend_of", "collecting", "decode", "encode_above", "encode_batch_topk",
-           "encode_groups", "encode_magnitude", "encode_positive", "encode_topk", "take"]
+           "encode_groups", "encode_magnitude", "encode_positive", "encode_topk", "fast_pays", "take"]

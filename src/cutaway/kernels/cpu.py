@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -96,7 +96,11 @@ def _candidates(x: Tensor, weight: Tensor, low: Tensor | None, work: Callable[[n
             torch.mm(x[first:last], weight.T, out=z[:, : len(weight)])
         array = z.numpy()
         with part("encode: selection"):
-            _split(last - first, 64, lambda a, b, array=array, first=first: work(array[a:b], first + a, first + b))
+            _split(last - first, 64, partial(_shifted, work, array, first))
+
+
+def _shifted(work: Callable[[np.ndarray, int, int], None], z: np.ndarray, begin: int, first: int, last: int) -> None:
+    work(z[first:last], begin + first, begin + last)
 
 
 def _shift(bias: Tensor) -> np.ndarray:

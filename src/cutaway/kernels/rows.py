@@ -18,16 +18,17 @@ CHUNK = LANES * DEPTH
 MARGIN = np.float32(0.01)   # more than the rounding of a bfloat16 product relative to its largest entries
 LEAST = np.float32(-3e38)
 
+typed: Any = intrinsic
 jit: Any = njit(nogil=True, fastmath={"reassoc", "contract", "nsz", "arcp", "nnan", "ninf"}, cache=True, error_model="numpy")
 careful: Any = njit(nogil=True, fastmath={"reassoc", "contract", "nsz"}, cache=True, error_model="numpy")
 
 
-@intrinsic
+@typed
 def _as_float(context: Any, bits: Any) -> Any:
     return types.float32(types.int32), lambda c, builder, s, arguments: builder.bitcast(arguments[0], ir.FloatType())
 
 
-@intrinsic
+@typed
 def _as_bits(context: Any, value: Any) -> Any:
     return types.int32(types.float32), lambda c, builder, s, arguments: builder.bitcast(arguments[0], ir.IntType(32))
 
@@ -60,24 +61,25 @@ def dot(a, b):
 
 @jit
 def bound(values, k):
-    """A value that at least k of `values` reach, and seldom many more: bisection, since counting is fast."""
-    low, high, real = -LEAST, LEAST, np.int32(0)
-    for v in values:
-        real += np.int32(1) if v > LEAST else np.int32(0)
+    """A value that at least k of `values` reach, and seldom many more than that: bisection, since counting is fast."""
+    low, high, real = -LEAST, LEAST, np.float32(0)   # counts are floats, as wide as what is counted
+    for i in range(values.shape[0]):
+        v = values[i]
+        real += np.float32(1) if v > LEAST else np.float32(0)
         low = v if v < low and v > LEAST else low
         high = v if v > high else high
     if real < k:
         return LEAST
     for _ in range(24):
         middle = low + np.float32(0.5) * (high - low)
-        count = np.int32(0)
-        for v in values:
-            count += np.int32(1) if v >= middle else np.int32(0)
+        count = np.float32(0)
+        for i in range(values.shape[0]):
+            count += np.float32(1) if values[i] >= middle else np.float32(0)
         if count < k:
             high = middle
         else:
             low = middle
-            if count == k:
+            if count <= k + k // 8:
                 break
     return low
 
@@ -92,10 +94,15 @@ def group_maxima(z, shift, fine, coarse, magnitude):
         for depth in range(DEPTH):
             start = chunk * CHUNK + depth * LANES
             entries, add = z[start: start + LANES], shift[start: start + LANES]
-            for lane in range(LANES):
-                v = widen(entries[lane]) + add[lane]
-                v = -v if magnitude and v < 0 and v > LEAST else v
-                best[lane] = v if v > best[lane] else best[lane]
+            if magnitude:
+                for lane in range(LANES):
+                    v = widen(entries[lane]) + add[lane]
+                    v = -v if v < 0 and v > LEAST else v
+                    best[lane] = v if v > best[lane] else best[lane]
+            else:
+                for lane in range(LANES):
+                    v = widen(entries[lane]) + add[lane]
+                    best[lane] = v if v > best[lane] else best[lane]
         part = coarse[chunk * (LANES // 4): (chunk + 1) * (LANES // 4)]
         for lane in range(LANES // 4):
             first = max(best[lane], best[lane + LANES // 4])
@@ -103,19 +110,21 @@ def group_maxima(z, shift, fine, coarse, magnitude):
 
 
 @jit
-def reaching(z, shift, fine, least, magnitude, found):
+def reaching(z, shift, fine, coarse, least, magnitude, found):
     """Which entries of z + shift reach `least`, in found [width]; gives how many."""
     count = 0
-    for group in range(fine.shape[0]):
-        if fine[group] >= least:
-            start = (group // LANES) * CHUNK + group % LANES
-            for depth in range(DEPTH):
-                j = start + depth * LANES
-                v = widen(z[j]) + shift[j]
-                v = -v if magnitude and v < 0 and v > LEAST else v
-                if v >= least and shift[j] > LEAST:
-                    found[count] = j
-                    count += 1
+    for outer in range(coarse.shape[0]):
+        if coarse[outer] >= least:
+            chunk, lane = outer // (LANES // 4), outer % (LANES // 4)
+            for group in range(chunk * LANES + lane, (chunk + 1) * LANES, LANES // 4):
+                if fine[group] >= least:
+                    start = chunk * CHUNK + group % LANES
+                    for j in range(start, start + CHUNK, LANES):
+                        v = widen(z[j]) + shift[j]
+                        v = -v if magnitude and v < 0 and v > LEAST else v
+                        if v >= least and shift[j] > LEAST:
+                            found[count] = j
+                            count += 1
     return count
 
 
@@ -164,11 +173,10 @@ def select_largest(z, shift, x, weight, bias, k, magnitude, values, indices):
     found, scores = np.empty(padded, np.int32), np.empty(padded, np.float32)
     for row in range(z.shape[0]):
         group_maxima(z[row], shift, fine, coarse, magnitude)
-        least = bound(coarse, k)
-        if least <= LEAST:
-            least = bound(fine, k)
+        # The more groups for each of k, the nearer the bound; more than eight are not worth the counting.
+        least = bound(coarse if coarse.shape[0] >= 8 * k else fine, k)
         least = least - MARGIN * abs(least) if least > LEAST else LEAST
-        count = reaching(z[row], shift, fine, least, magnitude, found)
+        count = reaching(z[row], shift, fine, coarse, least, magnitude, found)
         rescore(x[row], weight, bias, found, count, scores)
         best_of(scores, found, count, k, magnitude, values[row], indices[row])
 
@@ -183,7 +191,7 @@ def select_above(z, shift, x, weight, bias, threshold, starts, values, indices):
     for row in range(z.shape[0]):
         starts[row] = total
         group_maxima(z[row], shift, fine, coarse, False)
-        count = reaching(z[row], shift, fine, np.float32(0), False, found)
+        count = reaching(z[row], shift, fine, coarse, np.float32(0), False, found)
         for i in range(count):
             j = found[i]
             v = dot(x[row], weight[j]) + bias[j]
@@ -245,13 +253,20 @@ def invert(indices, starts, order):
 @careful
 def gather_row(total, j, values, starts, order, k, x):
     """Add row j of codes.T @ x to a sum."""
-    flat = values.ravel()
-    for place in range(starts[j], starts[j + 1]):
+    flat, place, last = values.ravel(), starts[j], starts[j + 1]
+    while place + 4 <= last:
+        i0, i1, i2, i3 = order[place], order[place + 1], order[place + 2], order[place + 3]
+        v0, v1, v2, v3 = flat[i0], flat[i1], flat[i2], flat[i3]
+        x0, x1, x2, x3 = x[i0 // k], x[i1 // k], x[i2 // k], x[i3 // k]
+        for q in range(total.shape[0]):
+            total[q] += v0 * x0[q] + v1 * x1[q] + v2 * x2[q] + v3 * x3[q]
+        place += 4
+    while place < last:
         i = order[place]
         v, row = flat[i], x[i // k]
-        if v != 0:
-            for q in range(total.shape[0]):
-                total[q] += v * row[q]
+        for q in range(total.shape[0]):
+            total[q] += v * row[q]
+        place += 1
 
 
 @careful

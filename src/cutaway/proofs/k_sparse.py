@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from ..catalogue import proof
 from ..dictionaries import Facts, KSparse
 from ..dictionaries.recipe import geometric_median
-from ..train.learner import Learner, share_of_rate
+from ..train import Schedule
+from ..train.learner import Learner
 from .proof import Comparison, Proof, compare, say
 
 WIDTH, BATCH = 256, 100
@@ -78,7 +79,7 @@ def k_sparse(x: Tensor, seed: int, choice: Choice) -> Callable[[float], Encoder]
 
     def at(alpha: float) -> Encoder:
         wider = replace(dictionary.sparsify, k=round(alpha * choice.knob), first=None)
-        return lambda x: wider(x - dictionary.b_dec, dictionary.W_enc, dictionary.b_enc).dense(WIDTH)
+        return lambda x: wider(x, dictionary.b_dec, dictionary.W_enc, dictionary.b_enc).dense(WIDTH)
     return at
 
 
@@ -102,7 +103,7 @@ def autoencoder(x: Tensor, seed: int, choice: Choice, corrupt: Callable[[Tensor]
         loss = (F.linear(hidden, weight.T) + outer - batch).pow(2).sum(1).mean() / x.shape[1]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        optimizer.param_groups[0]["lr"] = choice.lr * share_of_rate(step / steps)
+        optimizer.param_groups[0]["lr"] = choice.lr * Schedule().rate(step / steps)
         optimizer.step()
     final = [p.detach() for p in parameters]
     return lambda x: F.linear(x - final[2], final[0], final[1]).relu()

@@ -2,35 +2,53 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from math import exp, log
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .. import kernels
 from ..dictionaries import Dictionary, Facts, Recipe
+from ..dictionaries.codes import Codes
 from ..dictionaries.parts import AuxK, Pass
 from ..timing import part
 from .adam import Adam
+from .schedule import Plateau, Schedule
 
-WARMUP, DECAY = 0.05, 0.2   # shares of the steps in which the learning rate rises, and falls to zero
 DEAD_SHARE = 0.02           # a latent is dead when silent for this share of the training's tokens
 GAIN, MOST_EXCESS = 0.1, 0.5  # how L0 is steered: a proportional-integral controller in the logarithm of the penalty
 HISTORY = 200               # at most so many steps are recorded, however long the training
 
 
-def share_of_rate(progress: float) -> float:
-    """The learning rate's share: up over the first 5% of training, down to zero over the last 20%."""
-    return min(1.0, max(progress, 1e-3) / WARMUP, (1 - progress) / DECAY)
+@dataclass(frozen=True)
+class Settings:
+    """How a dictionary is trained, whatever its recipe.
+
+    selection: `fast` looks for the largest latents with a bfloat16 product and computes those that it finds exactly,
+    `exact` looks for them in float32; `auto` is fast where the machine and the width make that worth it.
+    accumulate: each batch is gone through in so many parts, whose gradients are added up before the step, to save memory.
+    """
+
+    selection: str = "auto"
+    accumulate: int = 1
+    schedule: Schedule = Schedule()
+
+    def __post_init__(self) -> None:
+        if self.selection not in ("auto", "fast", "exact"):
+            raise ValueError(f"the selection is auto, fast or exact; found {self.selection!r}.")
+        if self.accumulate < 1:
+            raise ValueError(f"a batch is gone through in one part or more; found accumulate={self.accumulate}.")
 
 
 class Learner:
     """Trains one dictionary of one recipe, in units in which the activations have variance 1 in the mean dimension."""
 
-    def __init__(self, recipe: Recipe, sample: Tensor, steps: int, batch: int, seed: int, fast: bool = False):
+    def __init__(self, recipe: Recipe, sample: Tensor, steps: int, batch: int, seed: int, settings: Settings | None = None):
         generator = torch.Generator().manual_seed(seed)
         self.recipe, self.steps, self.step_count = recipe, steps, 0
+        self.settings = settings or Settings()
         self.scale = float(sample.var(0).mean() ** 0.5)
         if not 0 < self.scale < float("inf"):
             raise ValueError(f"the activations to learn from have the spread {self.scale}; they are constant or hold NaN.")
@@ -40,20 +58,57 @@ class Learner:
         self.dictionary = recipe.build((sample / self.scale).float(), generator).to(sample.device)
         self.silent = torch.zeros(recipe.width, dtype=torch.int64, device=sample.device)
         self.penalty, self.excess = 1.0, 0.0
+        fast = self.settings.selection == "fast" or (
+            self.settings.selection == "auto" and kernels.fast_pays(self.dictionary.W_enc))
         self.optimizer = Adam(dict(self.dictionary.named_parameters()), ("W_dec",) if recipe.unit_norm else (),
                               ("W_enc",) if fast and not recipe.tied else ())
+        self.plateau = Plateau(self.settings.schedule, steps)
+        self.ending: int | None = None   # the step at which a plateau was reached, and the end of training began
         self.history: list[dict[str, float]] = []
 
     @property
+    def progress(self) -> float:
+        """The share of the training that is done."""
+        if self.ending is None:
+            return self.step_count / self.steps
+        begun = 1 - self.settings.schedule.decay
+        return max(self.ending / self.steps, begun) + (self.step_count - self.ending) / self.steps
+
+    @property
     def done(self) -> bool:
-        return self.step_count >= self.steps
+        return self.progress >= 1 - 1e-9
 
     def step(self, x: Tensor) -> dict[str, float]:
         """One step on a batch of activations x [n, d] in the site's own units."""
         if not torch.isfinite(x.sum()):
             raise ValueError("the activations to learn from hold NaN or infinity; nothing was learned from this batch.")
-        progress, d = self.step_count / self.steps, self.dictionary
-        x = x.float() / self.scale
+        progress, parts = self.progress, x.float().tensor_split(min(self.settings.accumulate, len(x)))
+        fvu, fired, active = 0.0, torch.zeros_like(self.silent), 0
+        for some in parts:
+            share = len(some) / len(x)
+            loss, codes = self._backward(some / self.scale, share, progress)
+            fvu += share * loss
+            fired += codes.counts(self.dictionary.width)
+        with part("optimizer"):
+            self.optimizer.step(self.recipe.rate * self.settings.schedule.rate(progress))
+        active = int(fired.sum())
+        self.silent = torch.where(fired > 0, 0, self.silent + len(x))
+        l0 = active / len(x)
+        if self.recipe.l0:
+            self.excess = min(max(log(max(l0, 0.1) / self.recipe.l0), -MOST_EXCESS), MOST_EXCESS)
+            self.penalty *= exp(GAIN * self.excess)
+        self.step_count += 1
+        if self.ending is None and self.plateau.reached(self.step_count, fvu):
+            self.ending = self.step_count
+        dead_after = next((term.dead_after for term in self.losses if isinstance(term, AuxK)), 20 * len(x))
+        facts = {"fvu": fvu, "l0": l0, "dead": float((self.silent >= dead_after).float().mean())}
+        if self.step_count % -(-self.steps // HISTORY) == 0 or self.done:
+            self.history.append({"step": self.step_count, "tokens": self.step_count * len(x), **facts})
+        return facts
+
+    def _backward(self, x: Tensor, share: float, progress: float) -> tuple[float, Codes]:
+        """Leave the gradients of a part of a batch with the optimizer; gives the first loss term, FVU, and the codes."""
+        d = self.dictionary
         with self.optimizer.collecting():
             with part("encode"):
                 codes = d.encode(x, progress)
@@ -63,22 +118,11 @@ class Learner:
                 now = Pass(d, x, codes, reconstruction, self.silent, float(d.d), progress, self.penalty * exp(self.excess))
                 terms = [term(now) for term in self.losses]
             with part("backward"):
-                torch.stack(terms).sum().backward()
-        with part("optimizer"):
-            self.optimizer.step(self.recipe.rate * share_of_rate(progress))
-        with torch.no_grad():
-            fired = codes.counts(d.width) > 0
-            self.silent = torch.where(fired, 0, self.silent + len(x))
-            l0 = float(codes.l0.float().mean())
-            if self.recipe.l0:
-                self.excess = min(max(log(max(l0, 0.1) / self.recipe.l0), -MOST_EXCESS), MOST_EXCESS)
-                self.penalty *= exp(GAIN * self.excess)
-        self.step_count += 1
-        dead_after = next((term.dead_after for term in self.losses if isinstance(term, AuxK)), 20 * len(x))
-        facts = {"fvu": float(terms[0].detach()), "l0": l0, "dead": float((self.silent >= dead_after).float().mean())}
-        if self.step_count % -(-self.steps // HISTORY) == 0 or self.done:
-            self.history.append({"step": self.step_count, "tokens": self.step_count * len(x), **facts})
-        return facts
+                (share * torch.stack(terms).sum()).backward()
+        fvu = float(terms[0].detach())
+        if fvu != fvu:
+            raise ValueError("training diverged: the reconstruction holds NaN; take a smaller learning rate (lr).")
+        return fvu, Codes(codes.values.detach(), codes.indices)
 
     def export(self, facts: Facts) -> Dictionary:
         """The dictionary in the site's own units: the scale is folded into its biases."""
@@ -95,16 +139,18 @@ class Learner:
         tensors: dict[str, Tensor] = {f"dictionary.{name}": value for name, value in self.dictionary.named_parameters()}
         tensors.update({f"optimizer.{name}": value for name, value in self.optimizer.state().items()})
         tensors["silent"] = self.silent
+        plateau = {name: value for name, value in asdict(self.plateau).items() if name != "schedule"}
         return tensors, {"step": self.step_count, "scale": self.scale, "penalty": self.penalty, "excess": self.excess,
-                         "history": self.history}
+                         "ending": self.ending, "plateau": plateau, "history": self.history}
 
     def load_state(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Go on from a state, in place, so that every part of the optimizer keeps its hold on the parameters."""
         with torch.no_grad():
             for name, value in self.dictionary.named_parameters():
                 value.copy_(tensors[f"dictionary.{name}"])
         start = "optimizer."
         self.optimizer.load_state({name.removeprefix(start): t for name, t in tensors.items() if name.startswith(start)})
-        self.silent = tensors["silent"]
-        self.step_count, self.scale = facts["step"], facts["scale"]
+        self.silent = tensors["silent"].to(self.silent.device)
+        self.step_count, self.scale, self.ending = facts["step"], facts["scale"], facts["ending"]
+        self.plateau = Plateau(self.settings.schedule, **facts["plateau"])
         self.penalty, self.excess, self.history = facts["penalty"], facts["excess"], facts["history"]
-

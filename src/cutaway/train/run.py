@@ -8,9 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..dictionaries import Dictionary, Features, evaluate, watch
+from ..dictionaries import Dictionary, evaluate, watch
 from ..files import write_json
 from ..network import Network
+from .checkpoint import BEFORE, NEWEST
 
 
 def count_of(text: int | str) -> int:
@@ -43,8 +44,13 @@ class Run:
         return next(iter(self.dictionaries.values()))
 
     @cached_property
-    def features(self) -> Features:
-        """The features of the run's only dictionary, as they fire in the first 100,000 tokens of the run's data."""
+    def features(self) -> Any:
+        """The features of the run's only dictionary: from its store in the run's folder, if `cutaway store` made one
+        (a `FeatureStore`), or else as they fire in the first 100,000 tokens of the run's data (`Features`)."""
+        # The one look upwards, for a store has the same face and knows more.
+        from ..store import opened
+        if (found := opened(self)) is not None:
+            return found
         if self.data is None:
             raise ValueError("this run was loaded without data; give load(..., data=) to see where its features fire.")
         return watch(self.net, self.dictionary, self.data, tokens=100_000)
@@ -70,7 +76,7 @@ def load(folder: str | Path, net: Network, data: Any = None) -> Run:
     folder = Path(folder)
     files = sorted((folder / "dictionaries").glob("*.safetensors"))
     if not files:
-        unfinished = (folder / "checkpoint.safetensors").exists()
+        unfinished = any((folder / name).exists() for name in (NEWEST, BEFORE))
         what = "training there is not finished; run the same command again to go on" if unfinished else "it holds none"
         raise FileNotFoundError(f"there are no dictionaries in {folder}: {what}.")
     return Run(net, data, {file.stem.replace("+", "/"): Dictionary.load(file) for file in files},

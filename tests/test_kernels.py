@@ -170,5 +170,5 @@ def test_auxk_is_zero_while_nothing_is_dead() -> None:
 def test_k_falls_over_the_first_half() -> None:
     made, p = passed(parts.TopK(4))
     part = parts.LargestLinear(4, first=16)
-    found = [part(p.x, made.b_dec, made.W_enc, made.b_enc, progress).values.shape[1] for progress in (0.0, 0.25, 0.5, 1.0)]
+    found = [part(p.x, made, progress).values.shape[1] for progress in (0.0, 0.25, 0.5, 1.0)]
     assert found == [16, 10, 4, 4]

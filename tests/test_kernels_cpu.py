@@ -184,9 +184,9 @@ def test_nothing_dense_is_made_on_the_fast_path() -> None:
             return made
 
     from cutaway.dictionaries import TopK
-    from cutaway.train.learner import Learner
+    from cutaway.train.learner import Learner, Settings
     x = numbers(1024, 16)
-    learner = Learner(TopK(2048, 8), x, 100, 1024, 0, fast=True)
+    learner = Learner(TopK(2048, 8), x, 100, 1024, 0, Settings("fast"))
     learner.step(x)
     with Watch():
         learner.step(x)

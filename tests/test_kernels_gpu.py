@@ -42,7 +42,7 @@ KERNELS: list[tuple[str, str, int, dict[str, Any]]] = [   # module, name, warps;
     ("gpu_select", "_kth", 4, dict(ROWS=4, BLOCK=1024)),
     ("gpu_select", "_keep", 4, dict(ROWS=4, BLOCK=1024)),
     ("gpu_select", "_maxima", 4, dict(MAGNITUDE=False, GROUP=64, ROWS=4, BLOCK=16)),
-    ("gpu_select", "_entries", 4, dict(MAGNITUDE=True, GROUP=64, BLOCK=16)),
+    ("gpu_select", "_entries", 4, dict(MAGNITUDE=True, LEAST=-3.4e38, GROUP=64, BLOCK=16)),
     ("gpu_select", "_near", 4, dict(BLOCK=1024)),
     ("gpu_products", "_products", 4, dict(BLOCK_K=4, BLOCK_D=1024)),
     ("gpu_products", "_combine", 4, dict(BLOCK_K=4, BLOCK_D=1024)),

@@ -10,10 +10,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Codes:
-    """values and indices: [..., k]; a value of zero says that its latent does not fire. Indices in a row differ."""
+    """values and indices: [..., k]; a value of zero says that its latent does not fire. Indices in a row differ where it does.
+
+    aside: [..., k] what a sparsifier's own loss terms read besides, such as whether a latent fires, with a gradient.
+    """
 
     values: Tensor
     indices: Tensor
+    aside: Tensor | None = None
 
     def dense(self, width: int) -> Tensor:
         """[..., width]; for small things and for tests."""

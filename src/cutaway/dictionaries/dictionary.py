@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -42,8 +42,27 @@ class Dictionary(nn.Module):
     """Sparse features of the activations x [..., d] at one site.
 
     codes = sparsify((x - b_dec) @ W_enc.T + b_enc); reconstruction = codes @ W_dec + b_dec.
-    W_enc, W_dec: [width, d]; b_enc: [width]; b_dec: [d]. All in the site's own units: nothing is scaled at run time.
+    W_enc, W_dec: [width, d]; b_enc: [width]; b_dec: [d]; extra: tensors that the sparsifier adds, such as thresholds. All in
+    the site's own units: nothing is scaled at run time.
+    kinds: subclasses by the name that their files give them; settings: what a subclass is made with besides; says: what its
+    file says of its conventions.
     """
+
+    kinds: ClassVar[dict[str, type[Dictionary]]] = {}
+    kind: ClassVar[str] = ""
+    says: ClassVar[dict[str, str]] = {
+        "layout": "W_enc and W_dec are [width, d]", "b_dec": "subtracted from the input and added to the output",
+        "input_scale": "none: folded into the weights"}
+
+    def __init_subclass__(cls, kind: str = "", **rest: Any):
+        super().__init_subclass__(**rest)
+        if kind:
+            cls.kind = kind
+            Dictionary.kinds[kind] = cls
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {}
 
     def __init__(self, d: int, width: int, sparsify: Any = None, facts: Facts = Facts(), tied: bool = False):  # noqa: B008
         super().__init__()
@@ -53,6 +72,7 @@ class Dictionary(nn.Module):
         self.W_enc = self.W_dec if tied else nn.Parameter(torch.zeros(width, d))
         self.b_enc = nn.Parameter(torch.zeros(width))
         self.b_dec = nn.Parameter(torch.zeros(d))
+        self.extra = nn.ParameterDict(getattr(self.sparsify, "tensors", lambda width: {})(width))
 
     @property
     def width(self) -> int:
@@ -71,8 +91,8 @@ class Dictionary(nn.Module):
         if x.shape[-1] != self.d:
             raise ValueError(f"this dictionary was learned on activations of width {self.d}; found {x.shape[-1]}.")
         flat = x.reshape(-1, self.d)
-        codes = self.sparsify(flat, self.b_dec, self.W_enc, self.b_enc, progress)
-        return Codes(codes.values.view(*x.shape[:-1], -1), codes.indices.reshape(*x.shape[:-1], -1))
+        codes = self.sparsify(flat, self, progress)
+        return Codes(codes.values.view(*x.shape[:-1], -1), codes.indices.reshape(*x.shape[:-1], -1), codes.aside)
 
     def decode(self, codes: Codes) -> Tensor:
         """values and indices [..., k] -> [..., d]."""
@@ -95,6 +115,16 @@ class Dictionary(nn.Module):
         if tokens is not None and self.facts.skip_tokens and tokens.shape == keep.shape:
             keep = keep & ~torch.isin(tokens, torch.tensor(self.facts.skip_tokens, device=tokens.device))
         return keep
+
+    def with_sparsifier(self, sparsify: Any, extra: dict[str, Tensor], **changed: Tensor) -> Dictionary:
+        """The same dictionary with another sparsifier and its tensors, and with some of its own tensors changed."""
+        made = Dictionary(self.d, self.width, sparsify, self.facts, self.tied)
+        with torch.no_grad():
+            for name in ("W_dec", "b_dec", "b_enc", *(() if self.tied else ("W_enc",))):
+                getattr(made, name).copy_(changed.get(name, getattr(self, name)))
+            for name, value in extra.items():
+                made.extra[name].copy_(value)
+        return made
 
     # --- as a site and as an edit -------------------------------------------------------------------------------------
 
@@ -119,6 +149,10 @@ class Dictionary(nn.Module):
                              f"{site.n}; it belongs to another network.")
         return site
 
+    def written(self, net: Network) -> Site:
+        """The site whose activations the dictionary reconstructs: its own."""
+        return self.placed(net)
+
     # --- file ---------------------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> Path:
@@ -127,8 +161,7 @@ class Dictionary(nn.Module):
         tensors = {name: p.detach().contiguous().cpu() for name, p in self.named_parameters()}
         header = {
             "format": FORMAT, "d": self.d, "width": self.width, "sparsify": part_to_json(self.sparsify), "tied": self.tied,
-            "layout": "W_enc and W_dec are [width, d]", "b_dec": "subtracted from the input and added to the output",
-            "input_scale": "none: folded into the weights", **vars(self.facts)}
+            "kind": self.kind, "settings": self.settings, **self.says, **vars(self.facts)}
         write_safetensors(path, tensors, {"cutaway": json.dumps(header)})
         return path
 
@@ -151,7 +184,9 @@ class Dictionary(nn.Module):
         sparsify = dict(header["sparsify"])
         facts = Facts(**{name: header[name] for name in Facts.__dataclass_fields__})
         facts = replace(facts, skip_tokens=tuple(facts.skip_tokens))
-        dictionary = cls(header["d"], header["width"], SPARSIFIERS[sparsify.pop("name")](**sparsify), facts, header["tied"])
+        made = Dictionary.kinds.get(header.get("kind", ""), Dictionary)
+        dictionary = made(header["d"], header["width"], SPARSIFIERS[sparsify.pop("name")](**sparsify), facts, header["tied"],
+                          **header.get("settings", {}))
         if header["tied"]:
             tensors["W_enc"] = tensors["W_dec"]
         dictionary.load_state_dict(tensors)

@@ -1,14 +1,16 @@
 """The parts of which recipes are made: sparsifiers and loss terms.
 
-A sparsifier turns inputs x [n, d] into sparse codes of the pre-activations (x - center) @ weight.T + bias. A loss term is a
-function of one training pass. Both are frozen dataclasses, so that a recipe can be printed, saved and compared.
+A sparsifier is called as `sparsify(x, dictionary, progress)` and turns inputs x [n, d] into sparse codes, as a rule of the
+pre-activations (x - b_dec) @ W_enc.T + b_enc. One that needs more tensors than those says so with `tensors(width)`, and
+finds them in `dictionary.extra`. A loss term is a function of one training pass. Both are frozen dataclasses, so that a
+recipe can be printed, saved and compared.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +22,8 @@ from .codes import Codes
 if TYPE_CHECKING:
     from .dictionary import Dictionary
 
+T = TypeVar("T")
+
 
 def falling(k: int, first: int | None, progress: float) -> int:
     """A k that falls from `first` over the first half of training."""
@@ -27,6 +31,18 @@ def falling(k: int, first: int | None, progress: float) -> int:
     return round(start + (k - start) * min(1.0, 2 * progress))
 
 
+SPARSIFIERS: dict[str, type] = {}
+
+
+def sparsifier(name: str) -> Callable[[type[T]], type[T]]:
+    """Let dictionaries with this sparsifier be saved and read again, under a name."""
+    def register(part: type[T]) -> type[T]:
+        SPARSIFIERS[name] = part
+        return part
+    return register
+
+
+@sparsifier("topk")
 @dataclass(frozen=True)
 class TopK:
     """The k largest pre-activations of each token, and of those the positive ones (arXiv 2406.04093, section 2.3).
@@ -37,20 +53,22 @@ class TopK:
     k: int
     first: int | None = None
 
-    def __call__(self, x: Tensor, center: Tensor, weight: Tensor, bias: Tensor, progress: float = 1.0) -> Codes:
+    def __call__(self, x: Tensor, d: Dictionary, progress: float = 1.0) -> Codes:
         k = falling(self.k, self.first, progress)
-        values, indices = kernels.encode_topk(x, weight, bias, min(k, len(weight)), center)
+        values, indices = kernels.encode_topk(x, d.W_enc, d.b_enc, min(k, d.width), d.b_dec)
         return Codes(values.relu(), indices)
 
 
+@sparsifier("relu")
 @dataclass(frozen=True)
 class ReLU:
     """All positive pre-activations."""
 
-    def __call__(self, x: Tensor, center: Tensor, weight: Tensor, bias: Tensor, progress: float = 1.0) -> Codes:
-        return Codes(*kernels.encode_positive(x, weight, bias, center))
+    def __call__(self, x: Tensor, d: Dictionary, progress: float = 1.0) -> Codes:
+        return Codes(*kernels.encode_positive(x, d.W_enc, d.b_enc, d.b_dec))
 
 
+@sparsifier("largest-linear")
 @dataclass(frozen=True)
 class LargestLinear:
     """The k largest pre-activations by value, of any sign (arXiv 1312.5663): k falls from `first` over half the training."""
@@ -58,12 +76,9 @@ class LargestLinear:
     k: int
     first: int | None = None
 
-    def __call__(self, x: Tensor, center: Tensor, weight: Tensor, bias: Tensor, progress: float = 1.0) -> Codes:
+    def __call__(self, x: Tensor, d: Dictionary, progress: float = 1.0) -> Codes:
         k = falling(self.k, self.first, progress)
-        return Codes(*kernels.encode_topk(x, weight, bias, min(k, len(weight)), center))
-
-
-SPARSIFIERS: dict[str, type] = {"topk": TopK, "relu": ReLU, "largest-linear": LargestLinear}
+        return Codes(*kernels.encode_topk(x, d.W_enc, d.b_enc, min(k, d.width), d.b_dec))
 
 
 @dataclass(frozen=True)
@@ -118,12 +133,13 @@ class AuxK:
 
     The `k` largest dead latents (default d / 2) reconstruct the detached residual; the squared error is taken as a share of
     the residual's variance and weighted by `weight`, and by #dead / k when fewer are dead. A latent is dead when it has
-    been silent for `dead_after` tokens. Differs from the authors' code: no decoder bias on either side of the error.
+    been silent for `dead_after` tokens. signed: latents of either sign, the largest by magnitude. Differs from the authors' code: no decoder bias on either side of the error.
     """
 
     dead_after: int
     weight: float = 1 / 32
     k: int | None = None
+    signed: bool = False
 
     def __call__(self, p: Pass) -> Tensor:
         dead = (p.silent >= self.dead_after).nonzero().flatten()
@@ -133,8 +149,9 @@ class AuxK:
         d = p.dictionary
         residual = (p.x - p.reconstruction).detach()
         rows = kernels.take(d.W_enc, dead)
-        values, chosen = kernels.encode_topk(p.x, rows, d.b_enc[dead], min(k, len(dead)), d.b_dec)
-        error = kernels.decode(values.relu(), chosen, kernels.take(d.W_dec, dead)) - residual
+        encode = kernels.encode_magnitude if self.signed else kernels.encode_topk
+        values, chosen = encode(p.x, rows, d.b_enc[dead], min(k, len(dead)), d.b_dec)
+        error = kernels.decode(values if self.signed else values.relu(), chosen, kernels.take(d.W_dec, dead)) - residual
         spread = (residual - residual.mean(0)).pow(2).sum(-1).mean()
         loss = error.pow(2).sum(-1).mean() / spread.clamp(min=torch.finfo(spread.dtype).tiny)
         return self.weight * min(1.0, len(dead) / k) * loss

@@ -79,7 +79,7 @@ def k_sparse(x: Tensor, seed: int, choice: Choice) -> Callable[[float], Encoder]
 
     def at(alpha: float) -> Encoder:
         wider = replace(dictionary.sparsify, k=round(alpha * choice.knob), first=None)
-        return lambda x: wider(x, dictionary.b_dec, dictionary.W_enc, dictionary.b_enc).dense(WIDTH)
+        return lambda x: wider(x, dictionary).dense(WIDTH)
     return at
 
 

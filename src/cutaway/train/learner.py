@@ -12,7 +12,7 @@ from torch import Tensor
 from .. import kernels
 from ..dictionaries import Dictionary, Facts, Recipe
 from ..dictionaries.codes import Codes
-from ..dictionaries.parts import AuxK, Pass
+from ..dictionaries.parts import AuxK, Pass, SquaredError
 from ..timing import part
 from .adam import Adam
 from .schedule import Plateau, Schedule
@@ -107,7 +107,7 @@ class Learner:
         return facts
 
     def _backward(self, x: Tensor, share: float, progress: float) -> tuple[float, Codes]:
-        """Leave the gradients of a part of a batch with the optimizer; gives the first loss term, FVU, and the codes."""
+        """Leave the gradients of a part of a batch with the optimizer; gives its FVU and codes."""
         d = self.dictionary
         with self.optimizer.collecting():
             with part("encode"):
@@ -119,20 +119,27 @@ class Learner:
                 terms = [term(now) for term in self.losses]
             with part("backward"):
                 (share * torch.stack(terms).sum()).backward()
-        fvu = float(terms[0].detach())
+        codes = Codes(codes.values.detach(), codes.indices)
+        if hasattr(d.sparsify, "after"):
+            d.sparsify.after(d, codes)
+        first = terms[0] if isinstance(self.losses[0], SquaredError) else SquaredError()(now)
+        fvu = float(first.detach())
         if fvu != fvu:
             raise ValueError("training diverged: the reconstruction holds NaN; take a smaller learning rate (lr).")
-        return fvu, Codes(codes.values.detach(), codes.indices)
+        return fvu, codes
 
     def export(self, facts: Facts) -> Dictionary:
-        """The dictionary in the site's own units: the scale is folded into its biases."""
+        """The dictionary as it is used, in the site's own units: the scale is folded into its biases and thresholds."""
         source, recipe = self.dictionary, self.recipe.json()
         result = Dictionary(source.d, source.width, source.sparsify, replace(facts, recipe=recipe), source.tied)
         result.load_state_dict(source.state_dict())
         with torch.no_grad():
             result.b_dec.mul_(self.scale)
             result.b_enc.mul_(self.scale)
-        return result.requires_grad_(False).cpu()
+            for name in getattr(source.sparsify, "units", ()):
+                result.extra[name].mul_(self.scale)
+        finish = getattr(source.sparsify, "inference", None)
+        return (result if finish is None else finish(result)).requires_grad_(False).cpu()
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that training depends on: tensors, and what fits in JSON."""

@@ -1,0 +1,139 @@
+"""JumpReLU: a latent fires where its pre-activation passes a threshold of its own, which is learned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from .. import kernels
+from ..catalogue import method
+from .codes import Codes
+from .jump import Jump
+from .parts import Pass, SquaredError, sparsifier
+from .recipe import Recipe
+
+if TYPE_CHECKING:
+    from .dictionary import Dictionary
+
+
+class _Jump(torch.autograd.Function):
+    """z where z > threshold, else 0; the threshold's gradient is -(threshold / e) K((z - threshold) / e) (equation 11)."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+        ctx.save_for_backward(z, threshold)
+        ctx.bandwidth = bandwidth
+        return torch.where(z > threshold, z, 0)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        z, threshold = ctx.saved_tensors
+        near = (z - threshold).abs() < ctx.bandwidth / 2
+        return torch.where(z > threshold, grads[0], 0), torch.where(near, -threshold / ctx.bandwidth * grads[0], 0), None
+
+
+class _Step(torch.autograd.Function):
+    """1 where z > threshold, else 0; the threshold's gradient is -(1 / e) K((z - threshold) / e) (equation 12)."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+        ctx.save_for_backward(z, threshold)
+        ctx.bandwidth = bandwidth
+        return (z > threshold).to(z.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        z, threshold = ctx.saved_tensors
+        near = (z - threshold).abs() < ctx.bandwidth / 2
+        return None, torch.where(near, -grads[0] / ctx.bandwidth, 0), None
+
+
+@sparsifier("jumprelu-learning")
+@dataclass(frozen=True)
+class LearningJump:
+    """`jump.Jump` with thresholds `extra["threshold"]` [width] that learn (arXiv 2407.14435, section 3).
+
+    bandwidth: width of the kernel K, a rectangle, through which they learn. start: where they begin. The codes' `aside`
+    says what fires, with a gradient.
+    """
+
+    bandwidth: float
+    start: float
+    units: ClassVar[tuple[str, ...]] = ("threshold",)
+
+    def tensors(self, width: int) -> dict[str, Tensor]:
+        return {"threshold": torch.full((width,), self.start)}
+
+    def __call__(self, x: Tensor, d: Dictionary, progress: float = 1.0) -> Codes:
+        # What lies within half a bandwidth below the threshold does not fire, but moves it.
+        threshold, below = d.extra["threshold"], self.bandwidth / 2
+        z, indices = kernels.encode_above(x, d.W_enc, d.b_enc, threshold.detach() - below, d.b_dec)
+        at, real = threshold[indices], z != 0
+        fires = torch.where(real, _Step.apply(z, at, self.bandwidth), 0)
+        return Codes(torch.where(real, _Jump.apply(z, at, self.bandwidth), 0), indices, fires)
+
+    def inference(self, d: Dictionary) -> Dictionary:
+        """The dictionary as it is used: thresholds learn no more."""
+        return d.with_sparsifier(Jump(), {"threshold": d.extra["threshold"]})
+
+
+def count(p: Pass) -> Tensor:
+    """How many latents fire for a token (equation 9)."""
+    assert p.codes.aside is not None
+    return p.codes.aside.sum() / len(p.x)
+
+
+def bounded(p: Pass) -> Tensor:
+    """The sum of tanh(4 z_i |W_dec_i|) for a token (transformer-circuits.pub, January 2025 update)."""
+    norms = p.dictionary.W_dec.norm(dim=1)
+    return torch.tanh(4 * p.codes.values * norms[p.codes.indices]).sum() / len(p.x)
+
+
+COUNTS = {"step": count, "tanh": bounded, "quadratic": count}
+
+
+@dataclass(frozen=True)
+class Firing:
+    """A penalty on how many latents fire: `coefficient` times n / l0, or in its quadratic form times (n / l0 - 1)^2.
+
+    quadratic: section 6 of arXiv 2407.14435. The penalty is warmed up linearly over the first `warmup` of the training.
+    """
+
+    coefficient: float
+    l0: float
+    kind: str = "step"
+    warmup: float = 0.1
+
+    def __call__(self, p: Pass) -> Tensor:
+        n = COUNTS[self.kind](p) / self.l0
+        share = min(1.0, p.progress / self.warmup) if self.warmup else 1.0
+        if self.kind == "quadratic":
+            return self.coefficient * share * (n - 1) ** 2
+        return self.coefficient * share * p.penalty * n
+
+
+@method("jumprelu", family="dictionary", title="Jumping ahead: improving reconstruction fidelity with JumpReLU",
+        paper="arXiv 2407.14435")
+def JumpReLU(width: int = 4096, l0: float = 32.0, penalty: float = 0.3, kind: str = "step", bandwidth: float = 0.3,
+             start: float = 0.5, lr: float | None = None, initial: str = "data") -> Recipe:
+    """A latent fires where its pre-activation passes a threshold of its own; how many fire is penalised directly.
+
+    z_j = u_j H(u_j - theta_j), u = W_enc (x - b_dec) + b_enc (section 3); loss = FVU + penalty * |z|_0 / l0, with
+    straight-through gradients for the thresholds (equations 11 and 12).
+
+    width: latents. l0: how many should fire for each token on average; the penalty is steered until they do. penalty: its
+    weight at the start. kind: `step` counts firing latents, `quadratic` is (|z|_0 / l0 - 1)^2 (section 6), `tanh` is the
+    penalty of the January 2025 update of transformer-circuits.pub. bandwidth: of the gradients; start: of the thresholds;
+    both in units in which the activations have variance 1 in the mean dimension. lr: Adam's learning rate; left out, by the
+    scaling rule. initial: decoder rows from `data` or `random`.
+    Differs from the paper: thresholds are learned as they are, not as logarithms, and Adam's first moment decays at 0.9.
+    """
+    if kind not in COUNTS:
+        raise ValueError(f"the penalty is one of {', '.join(COUNTS)}; found {kind!r}.")
+    if bandwidth <= 0:
+        raise ValueError(f"thresholds learn through a bandwidth above 0; found {bandwidth}.")
+    losses = (SquaredError(), Firing(penalty, l0, kind))
+    return Recipe("jumprelu", width, LearningJump(bandwidth, start), losses, lr=lr, boost=12.0, l0=l0, initial=initial)

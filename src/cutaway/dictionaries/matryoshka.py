@@ -1,0 +1,51 @@
+"""Matryoshka: each prefix of the latents is a dictionary of its own, so that general features come first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .. import kernels
+from ..catalogue import method
+from .batch_topk import BatchLargest
+from .parts import AuxK, Pass
+from .recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Nested:
+    """The mean squared error of the reconstructions from nested prefixes of the latents, as a share of the variance.
+
+    ends: where the prefixes end; the last is the width (arXiv 2503.17547, equation 4).
+    """
+
+    ends: tuple[int, ...]
+
+    def __call__(self, p: Pass) -> Tensor:
+        d, codes = p.dictionary, p.codes
+        total = F.mse_loss(p.reconstruction, p.x, reduction="sum")
+        for end in self.ends[:-1]:
+            inside = torch.where(codes.indices < end, codes.values, 0)
+            total = total + F.mse_loss(kernels.decode(inside, codes.indices, d.W_dec) + d.b_dec, p.x, reduction="sum")
+        return total / (len(self.ends) * len(p.x) * p.variance)
+
+
+@method("matryoshka", family="dictionary", title="Learning multi-level features with Matryoshka sparse autoencoders",
+        paper="arXiv 2503.17547")
+def Matryoshka(width: int = 4096, k: int = 32, shares: tuple[float, ...] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1),
+               aux: float = 1 / 32, dead_after: int | None = None, lr: float | None = None,
+               initial: str = "data") -> Recipe:
+    """BatchTopK whose loss is the mean over nested prefixes of the latents, each of which must reconstruct alone.
+
+    width: latents. k: how many fire for each token on average, chosen once among all latents. shares: where prefixes end,
+    as shares of the width. aux, dead_after, lr, initial: as for BatchTopK.
+    Differs from the authors' code: prefixes are fixed shares, and no reconstruction from the bias alone is added.
+    """
+    ends = tuple(sorted({max(1, round(share * width)) for share in (*shares, 1.0)}))
+    if not 1 <= k <= width or ends[-1] > width:
+        raise ValueError(f"k must be between 1 and the width {width}, and shares at most 1; found k={k}, shares={shares}.")
+    losses = (Nested(ends), *((AuxK(dead_after or 0, aux),) if aux else ()))
+    return Recipe("matryoshka", width, BatchLargest(k), losses, lr=lr, boost=12.0, initial=initial)

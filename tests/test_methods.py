@@ -1,0 +1,130 @@
+"""What every method of learning a dictionary must do, for each that the catalogue holds, on data with known directions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_train import planted
+from torch import Tensor
+from torch.testing import assert_close
+
+from cutaway import methods
+from cutaway.dictionaries import Dictionary, Facts, Gated, JumpReLU, Matryoshka, Recipe
+from cutaway.kernels import reference
+from cutaway.train import Settings
+from cutaway.train.learner import Learner
+
+WIDTH, K, STEPS, BATCH = 128, 8, 150, 256
+
+
+def recipe_of(id: str, **more: Any) -> Recipe:
+    method = methods("dictionary")[id]
+    known = method.signature.parameters
+    wanted = {"width": WIDTH, "k": K, "l0": float(K), **more}
+    return method.object(**{name: value for name, value in wanted.items() if name in known})
+
+
+RECIPES = [id for id, method in methods("dictionary").items()
+           if "width" in method.signature.parameters and "lr" in method.signature.parameters]
+
+
+def data(seed: int, n: int = BATCH) -> Tensor:
+    return planted(n, d=32, width=64, k=4, seed=seed)
+
+
+def trained(recipe: Recipe, steps: int = STEPS) -> Learner:
+    learner = Learner(recipe, data(0, 4096), steps, BATCH, 0, Settings("exact"))
+    while not learner.done:
+        learner.step(data(1 + learner.step_count))
+    return learner
+
+
+@pytest.fixture(scope="module")
+def learners() -> dict[str, Learner]:
+    return {}
+
+
+@pytest.mark.parametrize("id", RECIPES)
+def test_every_method(id: str, learners: dict[str, Learner], tmp_path: Path) -> None:
+    learner = learners[id] = trained(recipe_of(id))
+    first, last = learner.history[0]["fvu"], learner.history[-1]["fvu"]
+    assert last < 0.6 and last < first
+    made, x = learner.export(Facts(site="blocks.0")), data(10_000, 2048)
+    codes = made.encode(x)
+    assert 0.5 * K < float(codes.l0.float().mean()) < 1.5 * K
+    fvu = float((made.decode(codes) - x).pow(2).sum() / (x - x.mean(0)).pow(2).sum())
+    assert fvu == pytest.approx(last, abs=0.1)
+    # One token's codes do not depend on the others.
+    alone = torch.cat([made.encode(x[i: i + 1]).dense(made.width) for i in range(20)])
+    assert_close(alone, codes.dense(made.width)[:20], atol=1e-4, rtol=1e-4)
+    again = Dictionary.load(made.save(tmp_path / "d.safetensors"))
+    assert again.sparsify == made.sparsify
+    assert torch.equal(again(x), made(x))
+    for name, p in again.named_parameters():
+        assert torch.equal(p, dict(made.named_parameters())[name])
+
+
+@pytest.mark.parametrize("id", RECIPES)
+def test_every_method_goes_on_exactly(id: str) -> None:
+    straight = trained(recipe_of(id), 12)
+    half = Learner(recipe_of(id), data(0, 4096), 12, BATCH, 0, Settings("exact"))
+    for step in range(7):
+        half.step(data(1 + step))
+    tensors, facts = half.state()
+    other = Learner(recipe_of(id), data(0, 4096), 12, BATCH, 0, Settings("exact"))
+    other.load_state({name: t.clone() for name, t in tensors.items()}, facts)
+    for step in range(7, 12):
+        other.step(data(1 + step))
+    for name, p in other.dictionary.named_parameters():
+        assert torch.equal(p, dict(straight.dictionary.named_parameters())[name]), name
+    assert other.history == straight.history
+
+
+def test_gated_is_the_jumprelu_that_it_becomes() -> None:
+    learner = trained(Gated(WIDTH, l0=float(K)), 60)
+    with torch.no_grad():   # away from the start, where both halves are the same
+        learner.dictionary.extra["r"].add_(0.3 * torch.randn(WIDTH))
+        learner.dictionary.extra["b_mag"].add_(0.1 * torch.randn(WIDTH))
+    x, made = data(5), learner.export(Facts())
+    assert_close(made.encode(x).dense(WIDTH), learner.scale * learner.dictionary.encode(x / learner.scale).dense(WIDTH),
+                 atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["step", "tanh", "quadratic"])
+def test_jumprelu_gradients_are_those_of_the_paper(kind: str) -> None:
+    """Against the dense formulas (equations 9, 11 and 12), written out again here."""
+    recipe = JumpReLU(64, l0=8.0, kind=kind, bandwidth=0.5)
+    learner = Learner(recipe, data(0, 1024), 10, 32, 0)
+    d = learner.dictionary.double()
+    with torch.no_grad():
+        d.extra["threshold"].copy_(0.5 + 0.2 * torch.rand(64))
+    x = (data(1, 32) / learner.scale).double()
+    from cutaway.dictionaries.parts import Pass
+    codes = d.encode(x)
+    loss = sum(term(Pass(d, x, codes, d.decode(codes), learner.silent, 32.0, 0.5)) for term in recipe.losses)
+    names, parameters = zip(*d.named_parameters(), strict=True)
+    own = dict(zip(names, torch.autograd.grad(loss, parameters), strict=True))
+    z, theta, e = (x - d.b_dec) @ d.W_enc.T + d.b_enc, d.extra["threshold"], 0.5
+    fires, near = (z > theta).double(), ((z - theta).abs() < e / 2).double()
+    f = z.detach() * fires
+    g_f = torch.autograd.functional.jacobian(
+        lambda f: ((f @ d.W_dec + d.b_dec - x).pow(2).sum() / (32 * 32.0)
+                   + (0.3 * torch.tanh(4 * f * d.W_dec.norm(dim=1)).sum() / 32 / 8 if kind == "tanh" else 0)), f)
+    n = fires.sum() / 32 / 8
+    weight = {"step": 0.3, "tanh": 0.0, "quadratic": 0.3 * 2 * (n - 1)}[kind]
+    expected = (-theta / e * near * g_f - weight * near / e / 32 / 8).sum(0)
+    assert expected.abs().max() > 0
+    assert_close(own["extra.threshold"], expected)
+    assert_close(own["W_enc"], (g_f * fires).T @ (x - d.b_dec))
+
+
+def test_matryoshka_prefixes_reconstruct_alone() -> None:
+    learner = trained(Matryoshka(WIDTH, K))
+    d, x = learner.dictionary, data(9) / learner.scale
+    codes = d.encode(x)
+    errors = [float((reference.dense(torch.where(codes.indices < end, codes.values, 0), codes.indices, WIDTH) @ d.W_dec
+                     + d.b_dec - x).pow(2).mean().detach()) for end in (8, 16, 32, 64, 128)]
+    assert errors == sorted(errors, reverse=True)

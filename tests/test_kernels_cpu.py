@@ -80,6 +80,13 @@ def test_products_sums_and_transposed(n: int, d: int, width: int, k: int) -> Non
     assert_close(cpu.transposed(values, indices, x, width), (codes.T @ x.double()).float(), atol=1e-5, rtol=1e-5)
 
 
+def test_the_kth_largest() -> None:
+    z = numbers(50, 333)
+    for k in (1, 7, 200, 333):
+        assert torch.equal(kernels.mask_largest(z, k), z >= z.topk(k).values[:, -1:])
+    assert kernels.mask_largest(torch.zeros(3, 40), 4).all()
+
+
 ENCODERS = {
     "topk": lambda *g: kernels.encode_topk(*g[:3], 8, g[3]),
     "magnitude": lambda *g: kernels.encode_magnitude(*g[:3], 8, g[3]),

@@ -133,7 +133,8 @@ class AuxK:
 
     The `k` largest dead latents (default d / 2) reconstruct the detached residual; the squared error is taken as a share of
     the residual's variance and weighted by `weight`, and by #dead / k when fewer are dead. A latent is dead when it has
-    been silent for `dead_after` tokens. signed: latents of either sign, the largest by magnitude. Differs from the authors' code: no decoder bias on either side of the error.
+    been silent for `dead_after` tokens. signed: latents of either sign, the largest by magnitude. Differs from the authors'
+    code: no decoder bias on either side of the error.
     """
 
     dead_after: int
@@ -148,13 +149,22 @@ class AuxK:
             return p.x.new_zeros(())
         d = p.dictionary
         residual = (p.x - p.reconstruction).detach()
-        rows = kernels.take(d.W_enc, dead)
-        encode = kernels.encode_magnitude if self.signed else kernels.encode_topk
-        values, chosen = encode(p.x, rows, d.b_enc[dead], min(k, len(dead)), d.b_dec)
-        error = kernels.decode(values if self.signed else values.relu(), chosen, kernels.take(d.W_dec, dead)) - residual
+        made = self._reconstruction(p.x - d.b_dec, kernels.take(d.W_enc, dead), d.b_enc[dead], kernels.take(d.W_dec, dead),
+                                    min(k, len(dead)))
+        error = made - residual
         spread = (residual - residual.mean(0)).pow(2).sum(-1).mean()
         loss = error.pow(2).sum(-1).mean() / spread.clamp(min=torch.finfo(spread.dtype).tiny)
         return self.weight * min(1.0, len(dead) / k) * loss
+
+    def _reconstruction(self, x: Tensor, encoder: Tensor, bias: Tensor, decoder: Tensor, k: int) -> Tensor:
+        """By the k largest of some latents; few latents are multiplied as matrices, which is faster than choosing."""
+        if not kernels.is_dense(k, len(encoder)):
+            encode = kernels.encode_magnitude if self.signed else kernels.encode_topk
+            values, chosen = encode(x, encoder, bias, k)
+            return kernels.decode(values if self.signed else values.relu(), chosen, decoder)
+        z = F.linear(x, encoder, bias)
+        chosen = torch.where(kernels.mask_largest(z.abs() if self.signed else z, k), z, 0)
+        return (chosen if self.signed else chosen.relu()) @ decoder
 
 
 def part_to_json(part: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@
 differentiable functions and picks the backend by the weight's device and dtype.
 """
 
-from .reference import Product
+from .reference import Product, is_dense
 from .sparse import (
     Rows,
     adam_rows,
@@ -18,8 +18,9 @@ from .sparse import (
     encode_positive,
     encode_topk,
     fast_pays,
+    mask_largest,
     take,
 )
 
 __all__ = ["Product", "Rows", "adam_rows", "backend_of", "collecting", "decode", "encode_above", "encode_batch_topk",
-           "encode_groups", "encode_magnitude", "encode_positive", "encode_topk", "fast_pays", "take"]
+           "encode_groups", "encode_magnitude", "encode_positive", "encode_topk", "fast_pays", "mask_largest", "take"]

@@ -120,6 +120,13 @@ def largest(x: Tensor, weight: Tensor, bias: Tensor, k: int, magnitude: bool = F
     return values, indices
 
 
+def kth_largest(z: Tensor, k: int) -> Tensor:
+    out = z.new_empty(len(z))
+    array, o = z.contiguous().numpy(), out.numpy()
+    _split(len(z), 128, lambda first, last: rows.kth_largest(array[first:last], k, o[first:last]))
+    return out
+
+
 def above(x: Tensor, weight: Tensor, bias: Tensor, threshold: Tensor, low: Tensor | None = None) -> tuple[Tensor, Tensor]:
     if reference.is_dense(int((F.linear(x[:16], weight, bias) > threshold).sum(-1).max()) if len(x) else 0, len(weight)):
         return reference.above(x, weight, bias, threshold)

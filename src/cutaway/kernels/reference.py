@@ -74,6 +74,11 @@ def _largest(z: Tensor, k: int, groups: int = 16) -> Tensor:
     return candidates.gather(-1, z.gather(-1, candidates).topk(k, dim=-1, sorted=False).indices)
 
 
+def kth_largest(z: Tensor, k: int) -> Tensor:
+    """A value for each row of z [n, width] that its k largest entries reach: [n]."""
+    return z.topk(k, dim=-1, sorted=False).values.amin(-1)
+
+
 def above(x: Tensor, weight: Tensor, bias: Tensor, threshold: Tensor, low: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The pre-activations above each latent's threshold [width], padded with zeros to the most that any row has.
 

@@ -181,6 +181,28 @@ def select_largest(z, shift, x, weight, bias, k, magnitude, values, indices):
         best_of(scores, found, count, k, magnitude, values[row], indices[row])
 
 
+@jit
+def kth_largest(z, k, out):
+    """For each row a value that k of its entries reach, or more where they are equal to float precision."""
+    for row in range(z.shape[0]):
+        values, low, high = z[row], -LEAST, LEAST
+        for i in range(values.shape[0]):
+            low = values[i] if values[i] < low else low
+            high = values[i] if values[i] > high else high
+        for _ in range(40):
+            middle = low + np.float32(0.5) * (high - low)
+            count = np.float32(0)
+            for i in range(values.shape[0]):
+                count += np.float32(1) if values[i] >= middle else np.float32(0)
+            if count < k:
+                high = middle
+            else:
+                low = middle
+                if count == k:
+                    break
+        out[row] = low
+
+
 @careful
 def select_above(z, shift, x, weight, bias, threshold, starts, values, indices):
     """For each row all entries above their thresholds, one after another: starts [n + 1] says where each row's begin."""

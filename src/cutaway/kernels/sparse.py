@@ -186,6 +186,14 @@ def encode_groups(x: Tensor, weight: Tensor, bias: Tensor, n: int, center: Tenso
     return _Encode.apply(x, weight, bias, center, choose, _rows_of(weight))
 
 
+def mask_largest(z: Tensor, k: int) -> Tensor:
+    """Which are the k largest entries of each row of a dense matrix [n, width], or more where some are equal."""
+    z = z.detach()
+    backend = backend_of(z)
+    find = getattr(backend, "kth_largest", reference.kth_largest)
+    return z >= find(z, k)[:, None]
+
+
 class _Decode(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, indices: Tensor, weight: Tensor, rows: Rows | None) -> Tensor:

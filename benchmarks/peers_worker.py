@@ -69,9 +69,9 @@ def cutaway(job: dict[str, Any], batches: Batches, folder: Path, seconds: list[f
     return made.state_dict(), made
 
 
-def sparsify(job: dict[str, Any], batches: Batches, folder: Path, seconds: list[float]) -> Trained:
-    """eai-sparsify: its Trainer, shown a network whose only module gives the next activations."""
-    from sparsify import SparseCoder, SparseCoderConfig, TrainConfig, Trainer
+def sparsify_trainer(job: dict[str, Any], stream: Iterator[Tensor], folder: str | Path) -> Any:
+    """eai-sparsify's Trainer, shown a network whose only module gives the next activations of a stream."""
+    from sparsify import SparseCoderConfig, TrainConfig, Trainer
 
     class Source(nn.Module):
         """What the Trainer needs of a language model; a row of token ids stands for one batch of activations."""
@@ -80,20 +80,25 @@ def sparsify(job: dict[str, Any], batches: Batches, folder: Path, seconds: list[
             super().__init__()
             self.site, self.unused = nn.Identity(), nn.Parameter(torch.zeros(1))
             self.device, self.dummy_inputs = torch.device("cpu"), {"input_ids": torch.zeros(1, 1)}
-            self.stream = iter(batches)
 
         @property
         def base_model(self) -> nn.Module:
             return self
 
         def forward(self, input_ids: Tensor) -> None:
-            self.site(next(self.stream)[None] if input_ids.shape[1] == job["batch"] else torch.zeros(1, 1, job["d"]))
+            self.site(next(stream)[None] if input_ids.shape[1] == job["batch"] else torch.zeros(1, 1, job["d"]))
 
     rows = [{"input_ids": torch.zeros(job["batch"], dtype=torch.int64)}] * job["steps"]
     config = TrainConfig(
         SparseCoderConfig(num_latents=job["width"], k=job["k"]), batch_size=1, hookpoints=["site"], init_seeds=[job["seed"]],
         log_to_wandb=False, save_dir=str(folder), run_name="sparsify", **job["settings"])
-    trainer = Trainer(config, rows, Source())
+    return Trainer(config, rows, Source())
+
+
+def sparsify(job: dict[str, Any], batches: Batches, folder: Path, seconds: list[float]) -> Trained:
+    """eai-sparsify: its Trainer."""
+    from sparsify import SparseCoder
+    trainer = sparsify_trainer(job, iter(batches), folder)
     with timed(seconds):
         trainer.fit()
     made = SparseCoder.load_from_disk(folder / "sparsify" / "site")

@@ -582,8 +582,8 @@ def test_other_settings_do_not_go_on_in_a_folder(options: dict, name: str, whole
 
 
 @pytest.mark.parametrize(("options", "says"), [
-    ({"dtype": "int4"}, "float32, bfloat16, int8; found the dtype 'int4'"), ({"tokens": 0}, "whole number such as 2_000_000"),
-    ({"tokens": "2M"}, "whole number such as 2_000_000"), ({"shard_tokens": 0}, "at least 1 token"),
+    ({"dtype": "int4"}, "float32, bfloat16, int8; found the dtype 'int4'"), ({"tokens": 0}, "at least one token"),
+    ({"tokens": "two"}, "looks like 500000, 500k or 2M"), ({"shard_tokens": 0}, "at least 1 token"),
     ({"sites": []}, "no sites"), ({"sites": "blocks.7"}, "there is no site"),
     ({"sites": "blocks.0.attn.pattern"}, "holds pattern, not activations"),
     ({"sites": "lm_head:weight"}, "holds weight, not activations")])

@@ -22,13 +22,13 @@ from helpers import PLAIN, tiny_llama
 from torch import Tensor
 
 import cutaway as cw
+from cutaway.counts import count_of
 from cutaway.dictionaries import KSparse, Recipe, ReLU, TopK
 from cutaway.network import Network
 from cutaway.observe import Covariance, Moments, observe
 from cutaway.train import Run, Schedule, Settings, checkpoint, learn, load, sources
 from cutaway.train.buffer import ShuffleBuffer
 from cutaway.train.learner import HISTORY, Learner
-from cutaway.train.run import count_of
 
 SITES = {"blocks.0": TopK(32, 4), "blocks.1": [KSparse(32, 4), ReLU(32, l0=5.0)]}
 TOKENS, BATCH = 4096, 64

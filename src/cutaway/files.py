@@ -22,7 +22,7 @@ def write(path: str | Path, writer: Callable[[Path], Any]) -> Path:
         with open(part, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(part, path)
-        _sync(path.parent)
+        sync(path.parent)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OSError(error.errno, f"there is no space left on the disk to write {path}; free some and run this "
@@ -33,7 +33,7 @@ def write(path: str | Path, writer: Callable[[Path], Any]) -> Path:
     return path
 
 
-def _sync(folder: Path) -> None:
+def sync(folder: Path) -> None:
     """Make a rename in a folder last through a loss of power, where the system can."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)

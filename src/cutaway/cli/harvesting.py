@@ -30,8 +30,8 @@ def harvest(model: Annotated[str, tyro.conf.Positional] = "pico", /, site: tuple
         device: Where the network runs, such as cpu or cuda.
         pickle: Also read weights that are saved as a pickle.
     """
+    from ..counts import count_of
     from ..harvest import harvest as write
-    from ..train.run import count_of
     net = inputs.network(model, device, pickle)
     sites = site or (f"blocks.{max(0, (net.n_blocks - 1) // 2)}",)
     source = inputs.data(data, net)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..counts import count_of
 from ..data import text
 from ..data.corpora import stdlib
 from ..data.stdlib import SPLITS
@@ -12,7 +13,6 @@ from ..harvest import Harvest
 from ..harvest.layout import MANIFEST
 from ..network import Network
 from ..network import open as open_network
-from ..train.run import count_of
 
 
 def network(model: str, device: str = "cpu", pickle: bool = False) -> Network:

@@ -128,11 +128,11 @@ def _profile(run: Path, loaded: Any, arguments: dict[str, Any], data: str, token
     """Print the profile of each dictionary of a run, and keep them as profile.json in its folder."""
     from rich.console import Console
 
+    from ..counts import count_of
     from ..dictionaries.quality import profile
     from ..files import write_json
     from ..report import profile as drawn
     from ..train import load
-    from ..train.run import count_of
     net, console, found = loaded.net, Console(highlight=False), {}
     others = [load(folder, net) for folder in also]
     chosen = data or ("stdlib:test" if arguments["data"] == "stdlib" else arguments["data"])

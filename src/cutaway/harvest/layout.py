@@ -15,8 +15,6 @@ whole and synced to the disk, and the manifest is replaced in one step, so that 
 from __future__ import annotations
 
 import json
-import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -179,17 +177,6 @@ def verify(path: Path, file: File, remedy: str) -> None:
     check(path, file, remedy)
     if described(path) != file:
         raise ValueError(f"{path} no longer holds what was written (its checksum differs); {remedy}.")
-
-
-def sync(folder: Path) -> None:
-    """Make what was renamed in a folder last, also through a power cut."""
-    if sys.platform == "win32":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager

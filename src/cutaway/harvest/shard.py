@@ -11,9 +11,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..files import write_safetensors
+from ..files import sync, write_safetensors
 from .codecs import CODECS, Calibration
-from .layout import STATISTICS, TOKENS, File, Manifest, described, shard_folder, site_file, sync
+from .layout import STATISTICS, TOKENS, File, Manifest, described, shard_folder, site_file
 from .statistics import Sums
 from .stream import Piece
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..counts import count_of
 from ..data import below, norm_limit
 from ..files import write_safetensors
 from ..network import Network, Site
@@ -46,12 +47,13 @@ SAMPLE = 2048           # activations from which a site's calibration is taken
 MARGIN = 256 * 2**20    # bytes that stay free on the disk, and 2% of what is written
 
 
-def harvest(net: Network, data: Any, sites: str | Site | Iterable[str | Site], out: str | Path, tokens: int | None = None,
-            dtype: str = "bfloat16", shard_tokens: int = 65_536, progress: bool = True, seed: int = 0,
-            batch_size: int = 16) -> Harvest:
+def harvest(net: Network, data: Any, sites: str | Site | Iterable[str | Site], out: str | Path,
+            tokens: int | str | None = None, dtype: str = "bfloat16", shard_tokens: int = 65_536, progress: bool = True,
+            seed: int = 0, batch_size: int = 16) -> Harvest:
     """Write the activations at some sites to a folder, all from one pass of the network, and return them for reading.
 
-    sites: names, also with wildcards. tokens: how many activations of each site, or None for all; data that has fewer gives
+    sites: names, also with wildcards. tokens: how many activations of each site, such as
+        500_000 or "2M", or None for all; data that has fewer gives
         what it has. dtype: bfloat16, int8 (with one scale a token) or float32. seed: the order in which the data's rows are
         read, so that the first tokens are a fair sample of all. batch_size: rows a pass.
 
@@ -63,8 +65,9 @@ def harvest(net: Network, data: Any, sites: str | Site | Iterable[str | Site], o
     """
     if isinstance(data, Harvest):
         raise ValueError(f"{data.folder} holds activations already; give the rows that the network is to read, such as text.")
-    if tokens is not None and (not isinstance(tokens, int) or tokens < 1):
-        raise ValueError(f"tokens is a whole number such as 2_000_000, or None for all; found {tokens!r}.")
+    tokens = None if tokens is None else count_of(tokens)
+    if tokens is not None and tokens < 1:
+        raise ValueError(f"a harvest holds at least one token; found tokens={tokens}.")
     if shard_tokens < 1:
         raise ValueError(f"a shard holds at least 1 token; found shard_tokens={shard_tokens}.")
     folder = Path(out)

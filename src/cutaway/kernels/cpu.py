@@ -120,6 +120,13 @@ def largest(x: Tensor, weight: Tensor, bias: Tensor, k: int, magnitude: bool = F
     return values, indices
 
 
+def groups(x: Tensor, weight: Tensor, bias: Tensor, n: int, low: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    return reference.groups(x, weight, bias, n, low)
+
+
+sums = reference.sums
+
+
 def kth_largest(z: Tensor, k: int) -> Tensor:
     out = z.new_empty(len(z))
     array, o = z.contiguous().numpy(), out.numpy()

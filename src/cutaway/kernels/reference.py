@@ -74,6 +74,15 @@ def _largest(z: Tensor, k: int, groups: int = 16) -> Tensor:
     return candidates.gather(-1, z.gather(-1, candidates).topk(k, dim=-1, sorted=False).indices)
 
 
+def groups(x: Tensor, weight: Tensor, bias: Tensor, n: int, low: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The largest pre-activation of each of n equal contiguous groups of latents: values and indices [rows, n]."""
+    width = len(weight)
+    z = F.linear(x, weight, bias) if low is None else F.linear(x.to(low.dtype), low[:width], bias.to(low.dtype))
+    best = z.unflatten(-1, (n, width // n)).argmax(-1)
+    indices = best + torch.arange(0, width, width // n, device=x.device)
+    return products(x, weight, indices) + bias[indices], indices
+
+
 def kth_largest(z: Tensor, k: int) -> Tensor:
     """A value for each row of z [n, width] that its k largest entries reach: [n]."""
     return z.topk(k, dim=-1, sorted=False).values.amin(-1)

@@ -99,7 +99,7 @@ class _Encode(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x = backend.combine(grad, indices, weight)
         if ctx.needs_input_grad[2] or ctx.needs_input_grad[3]:
-            grad_bias = reference.sums(grad, indices, len(weight))
+            grad_bias = backend.sums(grad, indices, len(weight))
         if ctx.needs_input_grad[3]:
             grad_center = -(grad_bias @ weight)   # the sum over rows of the gradient for x, without its rows
         if ctx.needs_input_grad[1]:
@@ -178,10 +178,7 @@ def encode_groups(x: Tensor, weight: Tensor, bias: Tensor, n: int, center: Tenso
         raise ValueError(f"{width} latents cannot be cut into {n} groups of one size.")
 
     def choose(on: ModuleType, x: Tensor, weight: Tensor, bias: Tensor, low: Tensor | None) -> tuple[Tensor, Tensor]:
-        z = torch.addmm(bias, x, weight.T) if low is None else (x.to(low.dtype) @ low[:width].T).add_(bias.to(low.dtype))
-        best = z.unflatten(-1, (n, width // n)).argmax(-1)
-        indices = best + torch.arange(0, width, width // n, device=x.device)
-        return on.products(x, weight, indices) + bias[indices], indices
+        return on.groups(x, weight, bias, n, low)
 
     return _Encode.apply(x, weight, bias, center, choose, _rows_of(weight))
 
@@ -189,9 +186,7 @@ def encode_groups(x: Tensor, weight: Tensor, bias: Tensor, n: int, center: Tenso
 def mask_largest(z: Tensor, k: int) -> Tensor:
     """Which are the k largest entries of each row of a dense matrix [n, width], or more where some are equal."""
     z = z.detach()
-    backend = backend_of(z)
-    find = getattr(backend, "kth_largest", reference.kth_largest)
-    return z >= find(z, k)[:, None]
+    return z >= backend_of(z).kth_largest(z, k)[:, None]
 
 
 class _Decode(torch.autograd.Function):

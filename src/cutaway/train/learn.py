@@ -15,13 +15,14 @@ from typing import Any
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..counts import count_of
 from ..dictionaries import Facts, Recipe
 from ..files import write_json
 from ..network import Network
 from ..timing import part
 from . import checkpoint
 from .learner import Learner, Settings
-from .run import Run, count_of
+from .run import Run
 from .sources import Source, source_of
 
 

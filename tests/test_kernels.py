@@ -108,7 +108,7 @@ def passed(sparsify: Any, silent: Tensor | None = None) -> tuple[Dictionary, par
     x = numbers(N, D, seed=7).detach()
     codes = made.encode(x)
     silent = torch.zeros(WIDTH, dtype=torch.int64) if silent is None else silent
-    return made, parts.Pass(made, x, codes, made.decode(codes), silent, float(D), 0.5)
+    return made, parts.Pass(made, x, codes, silent, float(D), 0.5)
 
 
 def z_of(made: Dictionary, x: Tensor) -> Tensor:

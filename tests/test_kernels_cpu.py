@@ -149,7 +149,7 @@ def test_collected_steps_equal_those_of_torchs_adam(unit: tuple[str, ...], fast:
 
     def loss(dictionary: Dictionary, x: Tensor) -> Tensor:
         codes = dictionary.encode(x)
-        p = parts.Pass(dictionary, x, codes, dictionary.decode(codes), silent, float(d), 0.5)
+        p = parts.Pass(dictionary, x, codes, silent, float(d), 0.5)
         return parts.SquaredError()(p) + parts.L1(0.1)(p) + parts.AuxK(10)(p)
 
     for step in range(3):

@@ -105,6 +105,17 @@ class Dictionary(nn.Module):
         flat = decode(codes.values.reshape(-1, k), codes.indices.reshape(-1, k), self.W_dec)
         return flat.view(*codes.values.shape[:-1], self.d)
 
+    def squared_error(self, codes: Codes, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The summed squared error of the reconstruction of x [n, d], and the residual [n, d], which has no gradient.
+
+        One that decodes in another way measures its own reconstruction.
+        """
+        if type(self).decode is not Dictionary.decode or type(self).directions is not Dictionary.directions:
+            residual = self.decode(codes) - x
+            return residual.pow(2).sum(), residual.detach()
+        from ..kernels import squared_error
+        return squared_error(codes.values, codes.indices, self.W_dec, self.b_dec, x)
+
     def forward(self, x: Tensor) -> Tensor:
         """The reconstruction of x."""
         return self.decode(self.encode(x))
@@ -117,10 +128,14 @@ class Dictionary(nn.Module):
         return keep
 
     def with_sparsifier(self, sparsify: Any, extra: dict[str, Tensor], **changed: Tensor) -> Dictionary:
-        """The same dictionary with another sparsifier and its tensors, and with some of its own tensors changed."""
-        made = Dictionary(self.d, self.width, sparsify, self.facts, self.tied)
+        """The same dictionary with another sparsifier and its tensors, and with some of its own tensors changed.
+
+        A tied dictionary that is given an encoder is no longer tied.
+        """
+        tied = self.tied and "W_enc" not in changed
+        made = Dictionary(self.d, self.width, sparsify, self.facts, tied)
         with torch.no_grad():
-            for name in ("W_dec", "b_dec", "b_enc", *(() if self.tied else ("W_enc",))):
+            for name in ("W_dec", "b_dec", "b_enc", *(() if tied else ("W_enc",))):
                 getattr(made, name).copy_(changed.get(name, getattr(self, name)))
             for name, value in extra.items():
                 made.extra[name].copy_(value)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from .. import kernels
 from ..catalogue import method
@@ -59,8 +58,8 @@ class GateLoss:
         assert gate is not None
         share = min(1.0, p.progress / self.warmup) if self.warmup else 1.0
         sparsity = self.coefficient * p.penalty * share * gate.sum() / len(p.x) / p.variance**0.5
-        own = kernels.decode(gate, p.codes.indices, d.W_dec.detach()) + d.b_dec.detach()
-        return sparsity + F.mse_loss(own, p.x, reduction="sum") / (len(p.x) * p.variance)
+        own, _ = kernels.squared_error(gate, p.codes.indices, d.W_dec.detach(), d.b_dec.detach(), p.x)
+        return sparsity + own / (len(p.x) * p.variance)
 
 
 @method("gated", family="dictionary", title="Improving dictionary learning with gated sparse autoencoders",

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from .. import kernels
 from ..catalogue import method
 from .batch_topk import BatchLargest
 from .parts import AuxK, Pass
@@ -26,10 +24,10 @@ class Nested:
 
     def __call__(self, p: Pass) -> Tensor:
         d, codes = p.dictionary, p.codes
-        total = F.mse_loss(p.reconstruction, p.x, reduction="sum")
+        total = p.error[0]
         for end in self.ends[:-1]:
-            inside = torch.where(codes.indices < end, codes.values, 0)
-            total = total + F.mse_loss(kernels.decode(inside, codes.indices, d.W_dec) + d.b_dec, p.x, reduction="sum")
+            inside = replace(codes, values=torch.where(codes.indices < end, codes.values, 0))
+            total = total + d.squared_error(inside, p.x)[0]
         return total / (len(self.ends) * len(p.x) * p.variance)
 
 

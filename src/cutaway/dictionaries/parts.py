@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -85,18 +86,27 @@ class LargestLinear:
 class Pass:
     """One training pass, for loss terms to read.
 
-    x: [n, d] in normalised units; codes and reconstruction of it; silent: [width] tokens since each latent last fired;
-    variance: of x about its mean, per token; progress: the share of training that is done.
+    x: [n, d] in normalised units, and its codes; silent: [width] tokens since each latent last fired; variance: of x about
+    its mean, per token; progress: the share of training that is done; penalty: what steers L0, where something does.
     """
 
     dictionary: Dictionary
     x: Tensor
     codes: Codes
-    reconstruction: Tensor
     silent: Tensor
     variance: float
     progress: float
     penalty: float = 1.0
+
+    @cached_property
+    def reconstruction(self) -> Tensor:
+        """Of x, with gradients: [n, d]."""
+        return self.dictionary.decode(self.codes)
+
+    @cached_property
+    def error(self) -> tuple[Tensor, Tensor]:
+        """The summed squared error, with gradients, and the residual, reconstruction less x [n, d], without."""
+        return self.dictionary.squared_error(self.codes, self.x)
 
 
 Loss = Callable[[Pass], Tensor]
@@ -107,7 +117,7 @@ class SquaredError:
     """Squared error of the reconstruction as a share of the variance of the data: FVU on the batch."""
 
     def __call__(self, p: Pass) -> Tensor:
-        return F.mse_loss(p.reconstruction, p.x, reduction="sum") / (len(p.x) * p.variance)
+        return p.error[0] / (len(p.x) * p.variance)
 
 
 @dataclass(frozen=True)
@@ -142,13 +152,17 @@ class AuxK:
     k: int | None = None
     signed: bool = False
 
+    def dead(self, p: Pass) -> Tensor:
+        """The latents that learn from this term."""
+        return (p.silent >= self.dead_after).nonzero().flatten()
+
     def __call__(self, p: Pass) -> Tensor:
-        dead = (p.silent >= self.dead_after).nonzero().flatten()
+        dead = self.dead(p)
         k = self.k or p.x.shape[-1] // 2
         if len(dead) == 0:
             return p.x.new_zeros(())
         d = p.dictionary
-        residual = (p.x - p.reconstruction).detach()
+        residual = -p.error[1]
         made = self._reconstruction(p.x - d.b_dec, kernels.take(d.W_enc, dead), d.b_enc[dead], kernels.take(d.W_dec, dead),
                                     min(k, len(dead)))
         error = made - residual

@@ -19,8 +19,10 @@ from .sparse import (
     encode_topk,
     fast_pays,
     mask_largest,
+    squared_error,
     take,
 )
 
 __all__ = ["Product", "Rows", "adam_rows", "backend_of", "collecting", "decode", "encode_above", "encode_batch_topk",
-           "encode_groups", "encode_magnitude", "encode_positive", "encode_topk", "fast_pays", "mask_largest", "take"]
+           "encode_groups", "encode_magnitude", "encode_positive", "encode_topk", "fast_pays", "mask_largest", "squared_error",
+           "take"]

@@ -42,9 +42,10 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
-def _split(n: int, size: int, work: Callable[[int, int], Any]) -> None:
-    """work(first, last) for parts of a range, side by side."""
+def _split(n: int, work: Callable[[int, int], Any], size: int | None = None) -> None:
+    """work(first, last) for parts of a range side by side: parts of `size`, or else two for each thread."""
     threads = torch.get_num_threads()
+    size = size or max(16, -(-n // (2 * threads)))
     if threads == 1 or n <= size:
         for first in range(0, n, size):
             work(first, min(n, first + size))
@@ -86,7 +87,7 @@ def _candidates(x: Tensor, weight: Tensor, low: Tensor | None, work: Callable[[n
                 torch.mm(x[first:last].bfloat16(), low.T, out=z)
             with part("encode: selection", threads):
                 work(z.view(torch.int16).numpy(), first, last)
-        _split(n, max(16, min(-(-n // threads), BLOCK_BYTES // (2 * width))), multiply)
+        _split(n, multiply, max(16, min(-(-n // threads), BLOCK_BYTES // (2 * width))))
         return
     size = max(16, BLOCK_BYTES // (4 * width))
     for first in range(0, n, size):
@@ -96,7 +97,7 @@ def _candidates(x: Tensor, weight: Tensor, low: Tensor | None, work: Callable[[n
             torch.mm(x[first:last], weight.T, out=z[:, : len(weight)])
         array = z.numpy()
         with part("encode: selection"):
-            _split(last - first, 64, partial(_shifted, work, array, first))
+            _split(last - first, partial(_shifted, work, array, first))
 
 
 def _shifted(work: Callable[[np.ndarray, int, int], None], z: np.ndarray, begin: int, first: int, last: int) -> None:
@@ -130,7 +131,7 @@ sums = reference.sums
 def kth_largest(z: Tensor, k: int) -> Tensor:
     out = z.new_empty(len(z))
     array, o = z.contiguous().numpy(), out.numpy()
-    _split(len(z), 128, lambda first, last: rows.kth_largest(array[first:last], k, o[first:last]))
+    _split(len(z), lambda first, last: rows.kth_largest(array[first:last], k, o[first:last]))
     return out
 
 
@@ -175,7 +176,7 @@ def products(x: Tensor, weight: Tensor, indices: Tensor) -> Tensor:
         return reference.products(x, weight, indices)
     out = x.new_empty(indices.shape)
     xs, w, i, o = x.contiguous().numpy(), weight.numpy(), indices.contiguous().numpy(), out.numpy()
-    _split(len(x), 128, lambda first, last: rows.products(xs[first:last], w, i[first:last], o[first:last]))
+    _split(len(x), lambda first, last: rows.products(xs[first:last], w, i[first:last], o[first:last]))
     return out
 
 
@@ -184,15 +185,34 @@ def combine(values: Tensor, indices: Tensor, weight: Tensor) -> Tensor:
         return reference.combine(values, indices, weight)
     out = weight.new_empty(len(values), weight.shape[1])
     v, i, w, o = values.contiguous().numpy(), indices.contiguous().numpy(), weight.numpy(), out.numpy()
-    _split(len(values), 128, lambda first, last: rows.combine(v[first:last], i[first:last], w, o[first:last]))
+    _split(len(values), lambda first, last: rows.combine(v[first:last], i[first:last], w, o[first:last]))
     return out
 
 
+def squared_error(values: Tensor, indices: Tensor, weight: Tensor, bias: Tensor, x: Tensor,
+                  inner: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    if reference.is_dense(indices.shape[1], len(weight)):
+        return reference.squared_error(values, indices, weight, bias, x, inner)
+    residual, derivative = torch.empty_like(x), x.new_empty(values.shape if inner else (0, 0))
+    v, i, w, b, xs = (t.contiguous().numpy() for t in (values, indices, weight, bias, x))
+    r, g, errors = residual.numpy(), derivative.numpy(), {}
+
+    def work(first: int, last: int) -> None:
+        errors[first] = rows.squared_error(v[first:last], i[first:last], w, b, xs[first:last], r[first:last], g[first:last])
+
+    _split(len(x), work)
+    return x.new_tensor(sum(errors[first] for first in sorted(errors))), residual, derivative if inner else None
+
+
 def _inverted(product: Product, width: int) -> tuple[Any, ...]:
-    indices = product.indices.contiguous().numpy()
-    starts, order = np.empty(width + 1, np.int64), np.empty(indices.size, np.int64)
-    rows.invert(indices, starts, order)
-    return product.values.contiguous().numpy(), starts, order, indices.shape[1], product.x.contiguous().numpy()
+    """A product with its transposed index; encoder and decoder as a rule ask for that of the same codes, one after the other."""
+    known, starts, order = getattr(_own, "inverted", (None, np.empty(0), None))
+    if known is not product.indices or len(starts) != width + 1:
+        indices = product.indices.contiguous().numpy()
+        starts, order = np.empty(width + 1, np.int64), np.empty(indices.size, np.int64)
+        rows.invert(indices, starts, order)
+        _own.inverted = product.indices, starts, order
+    return product.values.contiguous().numpy(), starts, order, product.indices.shape[1], product.x.contiguous().numpy()
 
 
 def transposed(values: Tensor, indices: Tensor, x: Tensor, width: int) -> Tensor:
@@ -200,7 +220,7 @@ def transposed(values: Tensor, indices: Tensor, x: Tensor, width: int) -> Tensor
         return reference.transposed(values, indices, x, width)
     out = x.new_empty(width, x.shape[1])
     inverted, o = _inverted(Product(values, indices, x), width), out.numpy()
-    _split(width, -(-width // 16), lambda first, last: rows.transposed(*inverted, o, first, last))
+    _split(width, lambda first, last: rows.transposed(*inverted, o, first, last))
     return out
 
 
@@ -220,6 +240,6 @@ def adam_rows(weight: Tensor, m: Tensor, v: Tensor, low: Tensor | None, grads: S
     copy = np.zeros((0, 0), np.int16) if low is None else low.view(torch.int16).numpy()
     matrix = empty if dense is None else dense.contiguous().numpy()
     w, mean, square = weight.detach().numpy(), m.numpy(), v.numpy()
-    _split(width, -(-width // 16), lambda first, last: rows.adam_rows(
+    _split(width, lambda first, last: rows.adam_rows(
         w, mean, square, copy, low is not None, inverted, extra, place, matrix, dense is not None, rates, unit_norm,
         first, last))

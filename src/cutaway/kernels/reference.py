@@ -122,6 +122,16 @@ def combine(values: Tensor, indices: Tensor, weight: Tensor) -> Tensor:
     return F.embedding_bag(indices, weight, per_sample_weights=values, mode="sum")
 
 
+def squared_error(values: Tensor, indices: Tensor, weight: Tensor, bias: Tensor, x: Tensor,
+                  inner: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The summed squared error of codes @ weight + bias to x, and the residual [n, d].
+
+    inner: also the products of the residual with the chosen rows [n, k], half of the error's derivative by each value.
+    """
+    residual = combine(values, indices, weight) + bias - x
+    return residual.pow(2).sum(), residual, products(residual, weight, indices) if inner else None
+
+
 def transposed(values: Tensor, indices: Tensor, x: Tensor, width: int) -> Tensor:
     """codes.T @ x: values and indices [n, k], x [n, d] -> [width, d]."""
     n, k = indices.shape

@@ -111,7 +111,7 @@ def group_maxima(z, shift, fine, coarse, magnitude):
 
 @jit
 def reaching(z, shift, fine, coarse, least, magnitude, found):
-    """Which entries of z + shift reach `least`, in found [width]; gives how many."""
+    """Which entries of z + shift reach `least`, in found [width + 1]; gives how many. Without a branch for each entry."""
     count = 0
     for outer in range(coarse.shape[0]):
         if coarse[outer] >= least:
@@ -122,46 +122,73 @@ def reaching(z, shift, fine, coarse, least, magnitude, found):
                     for j in range(start, start + CHUNK, LANES):
                         v = widen(z[j]) + shift[j]
                         v = -v if magnitude and v < 0 and v > LEAST else v
-                        if v >= least and shift[j] > LEAST:
-                            found[count] = j
-                            count += 1
+                        found[count] = j
+                        count += 1 if v >= least else 0
     return count
+
+
+@careful
+def dots(x, weight, chosen, count, out):
+    """The products of x with some rows, four at a time, so that waiting for one row's memory is waiting for four."""
+    i = 0
+    while i < count:
+        if i + 4 <= count:
+            a, b, c, d = weight[chosen[i]], weight[chosen[i + 1]], weight[chosen[i + 2]], weight[chosen[i + 3]]
+            s0 = s1 = s2 = s3 = np.float32(0)
+            for q in range(x.shape[0]):
+                v = x[q]
+                s0 += v * a[q]
+                s1 += v * b[q]
+                s2 += v * c[q]
+                s3 += v * d[q]
+            out[i], out[i + 1], out[i + 2], out[i + 3] = s0, s1, s2, s3
+            i += 4
+        else:
+            out[i] = dot(x, weight[chosen[i]])
+            i += 1
 
 
 @careful
 def rescore(x, weight, bias, found, count, scores):
     """The exact pre-activations of the candidates."""
+    dots(x, weight, found, count, scores)
     for i in range(count):
-        scores[i] = dot(x, weight[found[i]]) + bias[found[i]]
+        scores[i] += bias[found[i]]
+
+
+@jit
+def least_of_best(keys, k):
+    """The k-th largest of some values, or a value that more reach only where they are equal to float precision."""
+    low, high = -LEAST, LEAST
+    for i in range(keys.shape[0]):
+        low = keys[i] if keys[i] < low else low
+        high = keys[i] if keys[i] > high else high
+    for _ in range(40):
+        middle = low + np.float32(0.5) * (high - low)
+        count = np.float32(0)
+        for i in range(keys.shape[0]):
+            count += np.float32(1) if keys[i] >= middle else np.float32(0)
+        if count < k:
+            high = middle
+        else:
+            low = middle
+            if count == k:
+                break
+    return low
 
 
 @careful
-def best_of(scores, found, count, k, magnitude, values, indices):
+def best_of(scores, keys, found, count, k, magnitude, values, indices):
     """The k best of the candidates, or all of them and zeros."""
-    if count > 4 * k:  # rare: a selection by bisection leaves few enough for the simple one below
-        keys = np.abs(scores[:count]) if magnitude else scores[:count].copy()
-        least = np.partition(keys, count - k)[count - k]
-        above = 0
-        for strict in (True, False):
-            for i in range(above, count):
-                key = abs(scores[i]) if magnitude else scores[i]
-                if (key > least if strict else key == least) and above < k:
-                    scores[i], scores[above] = scores[above], scores[i]
-                    found[i], found[above] = found[above], found[i]
-                    above += 1
-        count = k
-    while count > k:
-        worst = 0
-        for i in range(1, count):
-            a = abs(scores[i]) if magnitude else scores[i]
-            b = abs(scores[worst]) if magnitude else scores[worst]
-            if a < b:
-                worst = i
-        count -= 1
-        scores[worst], found[worst] = scores[count], found[count]
     for i in range(count):
-        values[i], indices[i] = scores[i], found[i]
-    for i in range(count, k):
+        keys[i] = abs(scores[i]) if magnitude else scores[i]
+    least = least_of_best(keys[:count], k) if count > k else LEAST
+    kept = 0
+    for i in range(count):
+        if keys[i] >= least and kept < k:
+            values[kept], indices[kept] = scores[i], found[i]
+            kept += 1
+    for i in range(kept, k):
         values[i], indices[i] = 0, 0
 
 
@@ -170,37 +197,23 @@ def select_largest(z, shift, x, weight, bias, k, magnitude, values, indices):
     """For each row the k largest of x @ weight.T + bias, looked for where z + shift, its bfloat16 version, is large."""
     padded = z.shape[1]
     fine, coarse = np.empty(padded // DEPTH, np.float32), np.empty(padded // DEPTH // 4, np.float32)
-    found, scores = np.empty(padded, np.int32), np.empty(padded, np.float32)
+    found, scores = np.empty(padded + 1, np.int32), np.empty(padded, np.float32)
+    keys = np.empty(padded, np.float32)
     for row in range(z.shape[0]):
         group_maxima(z[row], shift, fine, coarse, magnitude)
         # The more groups for each of k, the nearer the bound; more than eight are not worth the counting.
         least = bound(coarse if coarse.shape[0] >= 8 * k else fine, k)
-        least = least - MARGIN * abs(least) if least > LEAST else LEAST
+        least = max(least - MARGIN * abs(least), np.float32(0.9) * LEAST)   # above what fills chunks up
         count = reaching(z[row], shift, fine, coarse, least, magnitude, found)
         rescore(x[row], weight, bias, found, count, scores)
-        best_of(scores, found, count, k, magnitude, values[row], indices[row])
+        best_of(scores, keys, found, count, k, magnitude, values[row], indices[row])
 
 
 @jit
 def kth_largest(z, k, out):
-    """For each row a value that k of its entries reach, or more where they are equal to float precision."""
+    """The k-th largest of each row, to float precision."""
     for row in range(z.shape[0]):
-        values, low, high = z[row], -LEAST, LEAST
-        for i in range(values.shape[0]):
-            low = values[i] if values[i] < low else low
-            high = values[i] if values[i] > high else high
-        for _ in range(40):
-            middle = low + np.float32(0.5) * (high - low)
-            count = np.float32(0)
-            for i in range(values.shape[0]):
-                count += np.float32(1) if values[i] >= middle else np.float32(0)
-            if count < k:
-                high = middle
-            else:
-                low = middle
-                if count == k:
-                    break
-        out[row] = low
+        out[row] = least_of_best(z[row], k)
 
 
 @careful
@@ -208,7 +221,7 @@ def select_above(z, shift, x, weight, bias, threshold, starts, values, indices):
     """For each row all entries above their thresholds, one after another: starts [n + 1] says where each row's begin."""
     padded = z.shape[1]
     fine, coarse = np.empty(padded // DEPTH, np.float32), np.empty(padded // DEPTH // 4, np.float32)
-    found = np.empty(padded, np.int32)
+    found = np.empty(padded + 1, np.int32)
     total = 0
     for row in range(z.shape[0]):
         starts[row] = total
@@ -249,10 +262,30 @@ def combine(values, indices, weight, out):
 
 
 @careful
+def squared_error(values, indices, weight, bias, x, residual, inner):
+    """The summed squared error of sums of chosen rows, and where `inner` has room its derivative by each value, halved.
+
+    A row's chosen weights are still in the cache when they are multiplied with the residual that they leave.
+    """
+    n, k = values.shape
+    error = 0.0
+    for row in range(n):
+        combine(values[row: row + 1], indices[row: row + 1], weight, residual[row: row + 1])
+        left = residual[row]
+        total = np.float32(0)
+        for q in range(left.shape[0]):
+            left[q] += bias[q] - x[row, q]
+            total += left[q] * left[q]
+        error += total
+        if inner.shape[0]:
+            dots(left, weight, indices[row], k, inner[row])
+    return error
+
+
+@careful
 def products(x, weight, indices, out):
     for row in range(indices.shape[0]):
-        for i in range(indices.shape[1]):
-            out[row, i] = dot(x[row], weight[indices[row, i]])
+        dots(x[row], weight, indices[row], indices.shape[1], out[row])
 
 
 @careful

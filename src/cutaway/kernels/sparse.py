@@ -212,6 +212,41 @@ def decode(values: Tensor, indices: Tensor, weight: Tensor) -> Tensor:
     return _Decode.apply(values, indices, weight, _rows_of(weight))
 
 
+class _SquaredError(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, indices: Tensor, weight: Tensor, bias: Tensor, x: Tensor,
+                rows: Rows | None) -> tuple[Tensor, Tensor]:
+        backend = backend_of(weight)
+        find = getattr(backend, "squared_error", reference.squared_error)
+        error, residual, inner = find(values.detach(), indices, weight.detach(), bias.detach(), x.detach(),
+                                      ctx.needs_input_grad[0])
+        ctx.save_for_backward(values, indices, weight, residual, inner)
+        ctx.mark_non_differentiable(residual)
+        ctx.backend, ctx.rows = backend, rows
+        return error, residual
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        values, indices, weight, residual, inner = ctx.saved_tensors
+        twice, grad_values, grad_weight, grad_bias = 2 * grads[0], None, None, None
+        if ctx.needs_input_grad[0]:
+            grad_values = twice * inner
+        if ctx.needs_input_grad[2]:
+            grad_weight = _weight_gradient(ctx.rows, ctx.backend, twice * values.detach(), indices, residual, len(weight))
+        if ctx.needs_input_grad[3]:
+            grad_bias = twice * residual.sum(0)
+        grad_x = -twice * residual if ctx.needs_input_grad[4] else None
+        return grad_values, None, grad_weight, grad_bias, grad_x, None
+
+
+def squared_error(values: Tensor, indices: Tensor, weight: Tensor, bias: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The summed squared error of the reconstruction codes @ weight + bias of x [n, d], and the residual [n, d].
+
+    The error has gradients; the residual, reconstruction less x, has none.
+    """
+    return _SquaredError.apply(values, indices, weight, bias, x, _rows_of(weight))
+
+
 class _Take(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, index: Tensor, rows: Rows | None) -> Tensor:

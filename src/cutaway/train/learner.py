@@ -112,18 +112,15 @@ class Learner:
         with self.optimizer.collecting():
             with part("encode"):
                 codes = d.encode(x, progress)
-            with part("decode"):
-                reconstruction = d.decode(codes)
-            with part("loss"):
-                now = Pass(d, x, codes, reconstruction, self.silent, float(d.d), progress, self.penalty * exp(self.excess))
+            with part("decode and losses"):
+                now = Pass(d, x, codes, self.silent, float(d.d), progress, self.penalty * exp(self.excess))
                 terms = [term(now) for term in self.losses]
             with part("backward"):
                 (share * torch.stack(terms).sum()).backward()
-        codes = Codes(codes.values.detach(), codes.indices)
+        codes = Codes(codes.values.detach(), codes.indices, None if codes.aside is None else codes.aside.detach())
         if hasattr(d.sparsify, "after"):
             d.sparsify.after(d, codes)
-        first = terms[0] if isinstance(self.losses[0], SquaredError) else SquaredError()(now)
-        fvu = float(first.detach())
+        fvu = float(SquaredError()(now).detach())
         if fvu != fvu:
             raise ValueError("training diverged: the reconstruction holds NaN; take a smaller learning rate (lr).")
         return fvu, codes

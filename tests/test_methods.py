@@ -83,6 +83,12 @@ def test_every_method_goes_on_exactly(id: str) -> None:
     assert other.history == straight.history
 
 
+@pytest.mark.parametrize("id", ["relu-l1", "gated", "jumprelu"])
+def test_l0_is_reached_within_five_percent(id: str) -> None:
+    made = trained(recipe_of(id), 600).export(Facts())
+    assert float(made.encode(data(10_000, 4096)).l0.float().mean()) == pytest.approx(K, rel=0.05)
+
+
 def test_gated_is_the_jumprelu_that_it_becomes() -> None:
     learner = trained(Gated(WIDTH, l0=float(K)), 60)
     with torch.no_grad():   # away from the start, where both halves are the same
@@ -96,7 +102,7 @@ def test_gated_is_the_jumprelu_that_it_becomes() -> None:
 @pytest.mark.parametrize("kind", ["step", "tanh", "quadratic"])
 def test_jumprelu_gradients_are_those_of_the_paper(kind: str) -> None:
     """Against the dense formulas (equations 9, 11 and 12), written out again here."""
-    recipe = JumpReLU(64, l0=8.0, kind=kind, bandwidth=0.5)
+    recipe = JumpReLU(64, l0=8.0, penalty=0.3, kind=kind, bandwidth=0.5)
     learner = Learner(recipe, data(0, 1024), 10, 32, 0)
     d = learner.dictionary.double()
     with torch.no_grad():

@@ -29,7 +29,7 @@ class GroupLargest:
         return Codes(values.relu(), indices)
 
 
-@method("group-max", family="dictionary", title="EleutherAI sparsify's groupmax activation", paper="eai-sparsify")
+@method("group-max", family="dictionary", title="The groupmax activation of sparsify", paper="https://github.com/EleutherAI/sparsify")
 def GroupMax(width: int = 4096, k: int = 32, aux: float = 1 / 32, dead_after: int | None = None, lr: float | None = None,
              initial: str = "data") -> Recipe:
     """The largest latent of each of k groups reconstructs a token: cheaper to select than the k largest of all.

@@ -268,7 +268,7 @@ def squared_error(values, indices, weight, bias, x, residual, inner):
     A row's chosen weights are still in the cache when they are multiplied with the residual that they leave.
     """
     n, k = values.shape
-    error = 0.0
+    error = np.float64(0)
     for row in range(n):
         combine(values[row: row + 1], indices[row: row + 1], weight, residual[row: row + 1])
         left = residual[row]

@@ -115,6 +115,11 @@ def _weight_gradient(rows: Rows | None, backend: ModuleType, values: Tensor, ind
     return None
 
 
+def encode_by(x: Tensor, weight: Tensor, bias: Tensor, choose: Choose, center: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The pre-activations that `choose` (backend, x, weight, bias, low) picks: values and indices [n, k]."""
+    return _Encode.apply(x, weight, bias, center, choose, _rows_of(weight))
+
+
 def encode_topk(x: Tensor, weight: Tensor, bias: Tensor, k: int, center: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The k largest pre-activations of each row.
 

@@ -68,4 +68,4 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _checksum(t: Tensor) -> int:
-    return zlib.crc32(memoryview(t.flatten().view(torch.uint8).numpy())) if t.numel() else 0
+    return zlib.crc32(t.flatten().view(torch.uint8).numpy().data) if t.numel() else 0

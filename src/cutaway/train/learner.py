@@ -15,6 +15,7 @@ from ..dictionaries.codes import Codes
 from ..dictionaries.parts import AuxK, Pass, SquaredError
 from ..timing import part
 from .adam import Adam
+from .parallel.alone import Alone
 from .schedule import Plateau, Schedule
 
 DEAD_SHARE = 0.02           # a latent is dead when silent for this share of the training's tokens
@@ -45,18 +46,20 @@ class Settings:
 class Learner:
     """Trains one dictionary of one recipe, in units in which the activations have variance 1 in the mean dimension."""
 
-    def __init__(self, recipe: Recipe, sample: Tensor, steps: int, batch: int, seed: int, settings: Settings | None = None):
+    def __init__(self, recipe: Recipe, sample: Tensor, steps: int, batch: int, seed: int, settings: Settings | None = None,
+                 ranks: Alone | None = None):
         generator = torch.Generator().manual_seed(seed)
         self.recipe, self.steps, self.step_count = recipe, steps, 0
-        self.settings = settings or Settings()
+        self.settings, self.ranks = settings or Settings(), ranks or Alone()
         self.scale = float(sample.var(0).mean() ** 0.5)
         if not 0 < self.scale < float("inf"):
             raise ValueError(f"the activations to learn from have the spread {self.scale}; they are constant or hold NaN.")
-        self.losses = tuple(
+        losses = tuple(
             replace(term, dead_after=max(1, int(DEAD_SHARE * steps * batch)))
             if isinstance(term, AuxK) and not term.dead_after else term for term in recipe.losses)
-        self.dictionary = recipe.build((sample / self.scale).float(), generator).to(sample.device)
-        self.silent = torch.zeros(recipe.width, dtype=torch.int64, device=sample.device)
+        self.losses = self.ranks.terms(losses)
+        self.dictionary = self.ranks.build(recipe, (sample / self.scale).float(), generator).to(sample.device)
+        self.silent = torch.zeros(self.dictionary.width, dtype=torch.int64, device=sample.device)
         self.penalty, self.excess = 1.0, 0.0
         fast = self.settings.selection == "fast" or (
             self.settings.selection == "auto" and kernels.fast_pays(self.dictionary.W_enc))
@@ -82,28 +85,31 @@ class Learner:
         """One step on a batch of activations x [n, d] in the site's own units."""
         if not torch.isfinite(x.sum()):
             raise ValueError("the activations to learn from hold NaN or infinity; nothing was learned from this batch.")
-        progress, parts = self.progress, x.float().tensor_split(min(self.settings.accumulate, len(x)))
-        fvu, fired, active = 0.0, torch.zeros_like(self.silent), 0
+        n, progress = self.ranks.rows(len(x)), self.progress
+        parts = x.float().tensor_split(min(self.settings.accumulate, len(x)))
+        fvu, fired = 0.0, torch.zeros_like(self.silent)
         for some in parts:
-            share = len(some) / len(x)
+            share = len(some) / n
             loss, codes = self._backward(some / self.scale, share, progress)
             fvu += share * loss
             fired += codes.counts(self.dictionary.width)
+        self.ranks.exchange(self.dictionary, self.optimizer)
         with part("optimizer"):
             self.optimizer.step(self.recipe.rate * self.settings.schedule.rate(progress))
-        active = int(fired.sum())
-        self.silent = torch.where(fired > 0, 0, self.silent + len(x))
-        l0 = active / len(x)
+        fvu, fired = self.ranks.seen(fvu, fired)
+        self.silent = torch.where(fired > 0, 0, self.silent + n)
+        dead_after = next((term.dead_after for term in self.losses if isinstance(term, AuxK)), 20 * n)
+        active, dead = self.ranks.over_latents(torch.stack([fired.sum(), (self.silent >= dead_after).sum()])).tolist()
+        l0 = active / n
         if self.recipe.l0:
             self.excess = min(max(log(max(l0, 0.1) / self.recipe.l0), -MOST_EXCESS), MOST_EXCESS)
             self.penalty *= exp(GAIN * self.excess)
         self.step_count += 1
         if self.ending is None and self.plateau.reached(self.step_count, fvu):
             self.ending = self.step_count
-        dead_after = next((term.dead_after for term in self.losses if isinstance(term, AuxK)), 20 * len(x))
-        facts = {"fvu": fvu, "l0": l0, "dead": float((self.silent >= dead_after).float().mean())}
+        facts = {"fvu": fvu, "l0": l0, "dead": dead / self.recipe.width}
         if self.step_count % -(-self.steps // HISTORY) == 0 or self.done:
-            self.history.append({"step": self.step_count, "tokens": self.step_count * len(x), **facts})
+            self.history.append({"step": self.step_count, "tokens": self.step_count * n, **facts})
         return facts
 
     def _backward(self, x: Tensor, share: float, progress: float) -> tuple[float, Codes]:
@@ -113,7 +119,7 @@ class Learner:
             with part("encode"):
                 codes = d.encode(x, progress)
             with part("decode and losses"):
-                now = Pass(d, x, codes, self.silent, float(d.d), progress, self.penalty * exp(self.excess))
+                now = Pass(d, x, codes, self.silent, float(d.d), progress, self.penalty * exp(self.excess), self.ranks)
                 terms = [term(now) for term in self.losses]
             with part("backward"):
                 (share * torch.stack(terms).sum()).backward()
@@ -125,17 +131,23 @@ class Learner:
             raise ValueError("training diverged: the reconstruction holds NaN; take a smaller learning rate (lr).")
         return fvu, codes
 
-    def export(self, facts: Facts) -> Dictionary:
-        """The dictionary as it is used, in the site's own units: the scale is folded into its biases and thresholds."""
-        source, recipe = self.dictionary, self.recipe.json()
-        result = Dictionary(source.d, source.width, source.sparsify, replace(facts, recipe=recipe), source.tied)
-        result.load_state_dict(source.state_dict())
+    def export(self, facts: Facts) -> Dictionary | None:
+        """The dictionary as it is used, in the site's own units: the scale is folded into its biases and thresholds.
+
+        None where the first of several ranks has it.
+        """
+        recipe, tensors = self.recipe, self.ranks.whole(self.dictionary)
+        if tensors is None:
+            return None
+        facts = replace(facts, recipe=recipe.json())
+        result = Dictionary(self.dictionary.d, recipe.width, recipe.sparsify, facts, recipe.tied)
+        result.load_state_dict(tensors)
         with torch.no_grad():
             result.b_dec.mul_(self.scale)
             result.b_enc.mul_(self.scale)
-            for name in getattr(source.sparsify, "units", ()):
+            for name in getattr(recipe.sparsify, "units", ()):
                 result.extra[name].mul_(self.scale)
-        finish = getattr(source.sparsify, "inference", None)
+        finish = getattr(recipe.sparsify, "inference", None)
         return (result if finish is None else finish(result)).requires_grad_(False).cpu()
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

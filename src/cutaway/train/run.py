@@ -52,21 +52,32 @@ class Run:
     def save(self, folder: str | Path) -> Path:
         """Write each dictionary, the history and the configuration."""
         folder = Path(folder)
-        for key, dictionary in self.dictionaries.items():
-            dictionary.save(folder / "dictionaries" / f"{key.replace('/', '+')}.safetensors")
+        save_dictionaries(self.dictionaries, folder)
         write_json(folder / "history.json", self.history)
         write_json(folder / "learning.json", self.config)
         self.folder = folder
         return folder
 
 
+def save_dictionaries(dictionaries: dict[str, Dictionary], folder: Path) -> None:
+    """Write dictionaries where `load` finds them."""
+    for key, dictionary in dictionaries.items():
+        dictionary.save(folder / "dictionaries" / f"{key.replace('/', '+')}.safetensors")
+
+
+def load_dictionaries(folder: Path) -> dict[str, Dictionary]:
+    """The dictionaries that were written in a folder, by key."""
+    files = sorted((folder / "dictionaries").glob("*.safetensors"))
+    return {file.stem.replace("+", "/"): Dictionary.load(file) for file in files}
+
+
 def load(folder: str | Path, net: Network, data: Any = None) -> Run:
     """The run that `learn` left in a folder."""
     folder = Path(folder)
-    files = sorted((folder / "dictionaries").glob("*.safetensors"))
-    if not files:
-        unfinished = any((folder / name).exists() for name in (NEWEST, BEFORE))
+    dictionaries = load_dictionaries(folder)
+    if not dictionaries:
+        unfinished = any((folder / name).exists() for name in (NEWEST, BEFORE, "checkpoints"))
         what = "training there is not finished; run the same command again to go on" if unfinished else "it holds none"
         raise FileNotFoundError(f"there are no dictionaries in {folder}: {what}.")
-    return Run(net, data, {file.stem.replace("+", "/"): Dictionary.load(file) for file in files},
-               json.loads((folder / "history.json").read_text()), json.loads((folder / "learning.json").read_text()), folder)
+    history, config = (json.loads((folder / name).read_text()) for name in ("history.json", "learning.json"))
+    return Run(net, data, dictionaries, history, config, folder)

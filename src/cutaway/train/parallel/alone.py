@@ -52,6 +52,10 @@ class Alone(Ranks):
         """The FVU of a batch and how often each latent fired, from what was summed over this rank's rows."""
         return fvu, fired
 
+    def terms(self, losses: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The loss terms, as they are where what they read is held by several ranks."""
+        return losses
+
     def exchange(self, dictionary: Dictionary, optimizer: Adam) -> None:
         """Make the gradients that a backward pass has left those of the whole batch."""
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from ...dictionaries import Dictionary
 from ...kernels import Product, Rows, backend_of
 from ..adam import Adam
+from .alone import Plan
 from .group import Group
 from .joined import Joined
 
@@ -29,6 +30,13 @@ class Data(Joined):
 
     def rows(self, n: int) -> int:
         return n * self.group.size
+
+    def own(self, plan: Plan, batch: int) -> Plan:
+        for key, (_, recipe) in plan.items():
+            if self.group.size > 1 and hasattr(recipe.sparsify, "after"):
+                raise ValueError(f"{key} is to be learned with {recipe.name}, which chooses latents over whole batches, of which "
+                                 "each rank has a part with split='data'; take split='sites'.")
+        return super().own(plan, batch)
 
     def seen(self, fvu: float, fired: Tensor) -> tuple[float, Tensor]:
         if self.group.size == 1:
@@ -50,9 +58,11 @@ def exchange(group: Group, optimizer: Adam) -> None:
     the product is multiplied out.
     """
     weights = list(optimizer.rows.values())
-    facts = torch.tensor(group.most([fact for rows in weights for fact in _facts(rows)])).view(-1, 3).tolist()
-    sums: list[tuple[Any, Tensor]] = [(p, p.grad) for name, p in optimizer.parameters.items()
-                                      if name not in optimizer.rows and p.grad is not None]
+    vectors = [p for name, p in optimizer.parameters.items() if name not in optimizer.rows]
+    known = group.most([*(int(p.grad is not None) for p in vectors), *(fact for rows in weights for fact in _facts(rows))])
+    facts = torch.tensor(known[len(vectors):]).view(-1, 3).tolist()
+    sums: list[tuple[Any, Tensor]] = [(p, torch.zeros_like(p) if p.grad is None else p.grad)
+                                      for p, has in zip(vectors, known, strict=False) if has]
     for rows, (dense, n, k) in zip(weights, facts, strict=True):
         width, d = rows.weight.shape
         multiplied = group.size * n * (2 * k + d) > 2 * width * d

@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,8 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 
-from ...files import write_json
-from ...harvest.layout import described, sync
+from ...files import sync, write_json
+from ...harvest.layout import described
 from .group import Group
 
 FOLDER, HEADER, KEPT = "checkpoints", "checkpoint.json", 2
@@ -33,7 +35,8 @@ def save(out: Path, group: Group, steps: int, tensors: dict[str, Tensor], header
         part.mkdir(parents=True)
     group.objects(None)
     try:
-        dcp.save({name: t.detach() for name, t in tensors.items()}, checkpoint_id=part, no_dist=group.size == 1)
+        with _quietly():
+            dcp.save({name: t.detach() for name, t in tensors.items()}, checkpoint_id=part, no_dist=group.size == 1)
         own = {path.name: vars(described(path)) for path in sorted(part.glob(f"__{group.rank}_*"))}
         files = {name: facts for some in group.objects(own) for name, facts in some.items()}
         if group.rank == 0:
@@ -52,7 +55,7 @@ def save(out: Path, group: Group, steps: int, tensors: dict[str, Tensor], header
     group.objects(None)
 
 
-def _plain(error: Exception, place: Path) -> OSError:
+def _plain(error: BaseException, place: Path) -> OSError:
     """What went wrong on some rank, in one sentence."""
     causes = [error, *(cause for cause, _ in getattr(error, "failures", {}).values())]
     if any(getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(cause) for cause in causes):
@@ -97,7 +100,16 @@ def _verified(place: Path, group: Group) -> tuple[dict[str, Any], str]:
 
 def read(place: Path, tensors: dict[str, Tensor]) -> None:
     """Fill tensors, whole ones or parts, from a checkpoint, in place."""
-    dcp.load({name: t.detach() for name, t in tensors.items()}, checkpoint_id=place, no_dist=True)
+    with _quietly():
+        dcp.load({name: t.detach() for name, t in tensors.items()}, checkpoint_id=place, no_dist=True)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the warning that a process alone is alone."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
+        yield
 
 
 def shapes(place: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:

@@ -65,7 +65,8 @@ class Group:
         x = x.contiguous()
         found = x.new_empty(self.size * len(x), *x.shape[1:])
         with part("exchange"):
-            dist.all_gather_into_tensor(found, x)
+            gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor   # its name before torch 2.13
+            gather(found, x)
         return found
 
     def swapped(self, x: Tensor) -> Tensor:

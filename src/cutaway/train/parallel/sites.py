@@ -7,8 +7,8 @@ from typing import Any
 
 from ...harvest import Harvest
 from ...network import Network
+from ..run import Run, load_dictionaries, save_dictionaries
 from ..sources import Source, source_of
-from ..run import Run, load, save_dictionaries
 from .alone import Plan
 from .group import Group
 from .joined import Joined
@@ -43,7 +43,8 @@ class Sites(Joined):
         save_dictionaries(run.dictionaries, out)
         run.history = {key: steps for some in self.group.objects(run.history) for key, steps in some.items()}
         if self.group.rank == 0:
-            run.dictionaries = load(out, run.net).dictionaries
+            found = load_dictionaries(out)
+            run.dictionaries = {key: found[key] for key in run.history}
         super().finish(run, out)
 
 

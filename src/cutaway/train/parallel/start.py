@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from itertools import count
 from pathlib import Path
 
 import torch
@@ -26,8 +25,6 @@ SPLITS: Mapping[str, type[Joined]] = {kind.split: kind for kind in (Data, Width,
 HUNG = timedelta(minutes=10)   # after which a rank that still runs but does not answer is given up
 GRACE = 45.0                   # seconds in which a broken connection is to be explained by the rank that was lost
 
-_runs = count()
-
 
 @contextmanager
 def together(split: str, device: torch.device, out: Path | None) -> Iterator[Alone]:
@@ -45,8 +42,9 @@ def together(split: str, device: torch.device, out: Path | None) -> Iterator[Alo
     group = _group(device)
     if split == "sites" and out is None:
         raise ValueError("split='sites' gathers what the ranks learn in a folder; give one that all of them see, with out=.")
-    run = f"cutaway-watch-{next(_runs)}"
-    watch = Watch(group.rank, group.size, dist.distributed_c10d._get_default_store(), run, lambda: _advice(out))
+    store = dist.distributed_c10d._get_default_store()
+    run = store.add(f"cutaway-runs-{group.rank}", 1)   # the same on all ranks, and another for each run of a script
+    watch = Watch(group.rank, group.size, store, f"cutaway-watch-{run}", lambda: _advice(out))
     try:
         yield SPLITS[split](group)
     except KeyboardInterrupt:
@@ -55,10 +53,10 @@ def together(split: str, device: torch.device, out: Path | None) -> Iterator[Alo
     except RuntimeError as error:
         if any(word in str(error).lower() for word in ("gloo", "nccl", "connection", "timed out", "peer")):
             time.sleep(GRACE)   # the watch ends this process as soon as it knows which rank was lost
-        watch.close(f"it stopped with an error ({error})")
+        watch.close(f"stopped with an error ({error})")
         raise
     except BaseException as error:
-        watch.close(f"it stopped with an error ({error})")
+        watch.close(f"stopped with an error ({error})")
         raise
     watch.close()
 

@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import Any
 
 PATIENCE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}   # seconds, seconds, times
-LOST = "its process ended without a word (killed, out of memory, or its machine is gone)"
+LOST = "was lost: its process ended without a word (killed, out of memory, or its machine is gone)"
 
 
 class Watch:
@@ -40,7 +40,7 @@ class Watch:
 
     def _listen(self, store: Any, name: str) -> None:
         host = os.environ.get("MASTER_ADDR", "localhost")
-        with socket.create_server(("", 0)) as server:
+        with _server(host) as server:
             store.set(name, f"{host} {server.getsockname()[1]}")
             server.settimeout(120)
             while len(self.lines) < self.size - 1:
@@ -57,8 +57,8 @@ class Watch:
 
     def _run(self) -> None:
         with selectors.DefaultSelector() as selector:
-            for line in self.lines:
-                selector.register(line, selectors.EVENT_READ)
+            for held in self.lines:
+                selector.register(held, selectors.EVENT_READ)
             while selector.get_map() and not self.closed.is_set():
                 for key, _ in selector.select(timeout=0.5):
                     line: Any = key.fileobj
@@ -77,7 +77,7 @@ class Watch:
     def _end(self, rank: int, why: str) -> None:
         """Tell the others which rank was lost, say it here, and end."""
         self._send(rank, why, besides=rank)
-        print(f"Rank {rank} of {self.size} was lost: {why}. {self.advice()}", file=sys.stderr, flush=True)
+        print(f"Rank {rank} of {self.size} {why}. {self.advice()}", file=sys.stderr, flush=True)
         os._exit(1)
 
     def _send(self, rank: int, why: str, besides: int = -1) -> None:
@@ -108,6 +108,14 @@ def _read(line: socket.socket) -> list[dict[str, Any]] | None:
     except OSError:
         return None
     return [json.loads(word) for word in data.splitlines()]
+
+
+def _server(host: str) -> socket.socket:
+    """A socket that listens where the ranks look for the first one, or, where it has another address there, everywhere."""
+    try:
+        return socket.create_server((host, 0))
+    except OSError:
+        return socket.create_server(("", 0))
 
 
 def _kept_alive(line: socket.socket) -> socket.socket:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from ... import kernels
 from ...dictionaries import Dictionary, Recipe
 from ...dictionaries.codes import Codes
-from ...dictionaries.parts import AuxK, ReLU, SquaredError, TopK, falling
+from ...dictionaries.parts import AuxK, SquaredError, TopK, falling
 from ..adam import Adam
 from .alone import Plan
 from .group import Group
@@ -35,9 +35,9 @@ class Width(Joined):
 
     def own(self, plan: Plan, batch: int) -> Plan:
         for key, (_, recipe) in plan.items():
-            if type(recipe.sparsify) not in (TopK, ReLU) or recipe.tied or any(type(t) not in TERMS for t in recipe.losses):
-                raise ValueError(f"a dictionary is split by width for TopK recipes; {key} is to be learned with "
-                                 f"{recipe.name}, which takes split='data' or 'sites'.")
+            if type(recipe.sparsify) is not TopK or recipe.tied or any(type(term) not in TERMS for term in recipe.losses):
+                raise ValueError(f"split='width' is for TopK dictionaries; {key} is to be learned with {recipe.name}, which "
+                                 "takes split='data' or 'sites'.")
             if recipe.width % self.group.size:
                 raise ValueError(f"the {recipe.width:,} latents of {key} cannot be split evenly over {self.group.size} ranks; "
                                  f"give a width that {self.group.size} divides.")
@@ -51,9 +51,12 @@ class Width(Joined):
             return Part(self.group, *given)
         return recipe.build(sample, generator, make, self.group.share(recipe.width))
 
+    def terms(self, losses: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(AuxKOfAll(**vars(term), group=self.group) if type(term) is AuxK else term for term in losses)
+
     def exchange(self, dictionary: Dictionary, optimizer: Adam) -> None:
-        assert isinstance(dictionary, Part)
-        dictionary.center_gradient()
+        if dictionary.b_dec.grad is not None:
+            dictionary.b_dec.grad = self.group.total(dictionary.b_dec.grad)
 
     def whole(self, dictionary: Dictionary) -> dict[str, Tensor] | None:
         found: dict[str, Tensor] = {}
@@ -83,40 +86,22 @@ class Width(Joined):
 
 
 class Part(Dictionary):
-    """The latents of a dictionary that one rank holds; its codes name them by their places in it."""
+    """The latents of a dictionary that one rank holds; its codes name them by their places in it.
+
+    b_dec is everywhere the same. Of its gradient each rank knows what comes through its own latents; what comes straight
+    from the reconstruction all know, and each counts an equal share of it, so that the sum over ranks is the gradient.
+    """
 
     def __init__(self, group: Group, d: int, width: int, sparsify: Any, facts: Any, tied: bool):
         super().__init__(d, width, sparsify, facts, tied)
-        self.group, self.centers = group, list[Tensor]()
-        self.sparsify = TopKOfAll(sparsify, group) if isinstance(sparsify, TopK) else sparsify
+        self.group = group
+        self.sparsify = TopKOfAll(sparsify, group)
 
-    def encode(self, x: Tensor, progress: float = 1.0) -> Codes:
-        return self.sparsify(x, self._center(), self.W_enc, self.b_enc, progress)
+    def decode(self, codes: Codes) -> Tensor:
+        return self.directions(codes) + _Shared.apply(self.b_dec, self.group.size)
 
     def directions(self, codes: Codes) -> Tensor:
         return _Summed.apply(super().directions(codes), self.group)
-
-    def among(self, latents: Tensor, x: Tensor, k: int) -> Tensor:
-        if len(latents) == 0:   # the other ranks' largest are found with this one's help
-            kept(self.group, x.new_empty(len(x), 0), latents.expand(len(x), 0), k)
-            return _Summed.apply(torch.zeros_like(x), self.group)
-        weight = kernels.take(self.W_enc, latents)
-        values, chosen = largest(self.group, x, weight, self.b_enc[latents], k, self._center())
-        return _Summed.apply(kernels.decode(values.relu(), chosen, kernels.take(self.W_dec, latents)), self.group)
-
-    def _center(self) -> Tensor:
-        """The decoder's bias as the encoder takes it, with a gradient of its own: this rank knows only a part of that."""
-        if not torch.is_grad_enabled():
-            return self.b_dec
-        self.centers.append(self.b_dec.detach().requires_grad_())
-        return self.centers[-1]
-
-    def center_gradient(self) -> None:
-        """Add up what all ranks know of the gradient for the decoder's bias through the encoder."""
-        known = [center.grad for center in self.centers if center.grad is not None]
-        total = self.group.total(torch.stack(known).sum(0) if known else torch.zeros_like(self.b_dec))
-        self.b_dec.grad = total if self.b_dec.grad is None else self.b_dec.grad + total
-        self.centers = []
 
 
 class _Summed(torch.autograd.Function):
@@ -131,6 +116,19 @@ class _Summed(torch.autograd.Function):
         return grads[0], None
 
 
+class _Shared(torch.autograd.Function):
+    """x as it is; of its gradient, a rank's equal share."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, size: int) -> Tensor:
+        ctx.size = size
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return grads[0] / ctx.size, None
+
+
 @dataclass(frozen=True)
 class TopKOfAll:
     """`TopK` over the latents of all ranks; gives those that are this rank's."""
@@ -138,16 +136,32 @@ class TopKOfAll:
     part: TopK
     group: Group
 
-    def __call__(self, x: Tensor, center: Tensor, weight: Tensor, bias: Tensor, progress: float = 1.0) -> Codes:
-        k = falling(self.part.k, self.part.first, progress)
-        values, indices = largest(self.group, x, weight, bias, min(k, self.group.size * len(weight)), center)
+    def __call__(self, x: Tensor, d: Dictionary, progress: float = 1.0) -> Codes:
+        k = min(falling(self.part.k, self.part.first, progress), self.group.size * d.width)
+        values, indices = largest(self.group, x, d.W_enc, d.b_enc, k, d.b_dec)
         return Codes(values.relu(), indices)
 
 
-def largest(group: Group, x: Tensor, weight: Tensor, bias: Tensor, k: int, center: Tensor) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class AuxKOfAll(AuxK):
+    """`AuxK` over the dead latents of all ranks."""
+
+    group: Group = Group()
+
+    def _reconstruction(self, x: Tensor, encoder: Tensor, bias: Tensor, decoder: Tensor, k: int) -> Tensor:
+        if len(encoder) == 0:   # the other ranks' largest are found with this one's help
+            kept(self.group, x.new_empty(len(x), 0), torch.empty(len(x), 0, dtype=torch.int64, device=x.device), k)
+            return _Summed.apply(torch.zeros_like(x), self.group)
+        values, chosen = largest(self.group, x, encoder, bias, k)
+        return _Summed.apply(kernels.decode(values.relu(), chosen, decoder), self.group)
+
+
+def largest(group: Group, x: Tensor, weight: Tensor, bias: Tensor, k: int,
+            center: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Of the k largest pre-activations of each row over all ranks, this rank's: values and indices [n, most]."""
     def choose(on: ModuleType, x: Tensor, weight: Tensor, bias: Tensor, low: Tensor | None) -> tuple[Tensor, Tensor]:
-        return kept(group, *on.largest(x, weight, bias, min(k, len(weight)), False, low), k)
+        values, indices = on.largest(x, weight, bias, min(k, len(weight)), False, low)
+        return kept(group, values, indices, k)
 
     values, indices = kernels.encode_by(x, weight, bias, choose, center)
     return torch.where(values != 0, values, 0), indices   # entries that only fill a row up pass no gradient

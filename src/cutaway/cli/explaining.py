@@ -1,0 +1,84 @@
+"""The command that names features, and says how far each name can be believed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from ..files import write_json
+from . import folder, inputs
+
+
+def explain(run: Annotated[Path, tyro.conf.Positional], ids: Annotated[tuple[int, ...], tyro.conf.Positional] = (), /,
+            by: str = "rule-induction", scorers: tuple[str, ...] = ("detection", "fuzzing"), site: str = "", data: str = "",
+            tokens: str = "200k", n: int = 50, floors: int = 3, judge: str = "", endpoint: str = "", model: str = "",
+            key_from: str = "", requests: int = 1000, out: Path | None = None, seed: int = 0, device: str = "cpu") -> None:
+    """Name features of a run, and score every name on held-out text against names of other features.
+
+    Args:
+        run: The folder that `cutaway learn` wrote.
+        ids: Numbers of features; left out, a dozen that fire neither hardly ever nor nearly always.
+        by: rule-induction and logit-effects need nothing else; llm-explainer asks a language model.
+        scorers: Of detection, fuzzing, simulation, embedding, surprisal and intervention.
+        site: Which dictionary, where the run has several.
+        data: Where to look; left out, the standard library's test split for runs that learned from it, and otherwise
+            what the run learned from.
+        tokens: In how many tokens to look: names are found on one half of the documents and scored on the other.
+        n: Windows in which a feature fires, and as many in which it does not, on which a name is scored.
+        floors: Names of other features that are scored on the same windows.
+        judge: rule (the name's own rule) or model; left out, model for names by a language model and rule for others.
+        endpoint: An OpenAI-compatible language model, such as http://127.0.0.1:8080/v1.
+        model: The model's name there.
+        key_from: The environment variable that holds the endpoint's key, where it needs one.
+        requests: At most so many requests; what was answered is kept, and is not asked again.
+        out: Folder for the names, the prompts and answers, and the configuration; left out, `names` in the run's folder.
+        seed: Of everything that is random.
+        device: Where the network runs.
+    """
+    from ..dictionaries import watch
+    from ..explain import Endpoint
+    from ..explain import explain as name
+    from .learning import _load
+    run, out = Path(run), Path(out) if out is not None else Path(run) / "names"
+    loaded, learned = _load(run, device)
+    if site and site not in loaded.dictionaries:
+        raise ValueError(f"this run has no dictionary at {site}; it has {', '.join(loaded.dictionaries)}.")
+    if site:
+        loaded = replace(loaded, dictionaries={site: loaded.dictionaries[site]})
+    wrong = [i for i in ids if not 0 <= i < loaded.dictionary.width]
+    if wrong:
+        raise IndexError(f"this dictionary has the features 0 to {loaded.dictionary.width - 1}; found {wrong[0]}.")
+    if bool(endpoint) != bool(model):
+        raise ValueError("a language model is given by both --endpoint and --model, such as --endpoint "
+                         "http://127.0.0.1:8080/v1 --model llama.")
+    asked = Endpoint(endpoint, model, key_from, out / "answers.jsonl", requests) if endpoint else None
+    judged = judge or ("model" if by == "llm-explainer" else "rule")
+    chosen = data or ("stdlib:test" if learned["data"] == "stdlib" else learned["data"])
+    source = _scattered(inputs.data(chosen, loaded.net), tokens, seed)
+    folder.begin(out, "explain", {
+        "run": run, "ids": ids, "by": by, "scorers": scorers, "site": site, "data": data, "tokens": tokens, "n": n,
+        "floors": floors, "judge": judge, "endpoint": endpoint, "model": model, "key_from": key_from, "requests": requests,
+        "out": out, "seed": seed, "device": device})
+    features = watch(loaded.net, loaded.dictionary, source, None, progress=True)
+    names = name(features, tuple(ids) or None, by, tuple(scorers), judged, asked, n=n, floors=floors, seed=seed, progress=True)
+    for found in names:
+        print(f"{found}\n")
+    told, named = sum(found.tells for found in names), sum(bool(found.text) for found in names)
+    kept = write_json(out / f"{loaded.dictionary.site.replace('/', '+')}.json", {
+        "site": loaded.dictionary.site, "by": by, "names": [found.json() for found in names],
+        "endpoint": asked.json() if asked else None})
+    print(f"{named} of {len(names)} features have a name; {told} of these have a score above its floor and chance.")
+    if asked:
+        print(f"{asked.model} got {asked.sent} requests for {asked.asked} questions; {asked.unread} answers were unreadable.")
+    print(f"Kept in {kept}")
+
+
+def _scattered(source: Any, tokens: str, seed: int) -> Any:
+    """So many tokens of data, in rows from all over it."""
+    order = np.random.default_rng(seed).permutation(source.index)
+    part = inputs.first(replace(source, index=order), tokens)
+    return replace(part, index=np.sort(part.index))

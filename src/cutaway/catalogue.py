@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 # The rooms in which methods live; each module in them is imported when the catalogue is read.
-ROOMS = {"score": "cutaway.scores", "dictionary": "cutaway.dictionaries", "edit": "cutaway.edits"}
+ROOMS = {"score": "cutaway.scores", "dictionary": "cutaway.dictionaries", "edit": "cutaway.edits",
+         "explain": "cutaway.explain"}
 PROOFS = "cutaway.proofs"
 
 

@@ -9,10 +9,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one command; bad input ends with one sentence and a status that is not zero."""
     import tyro
 
-    from . import catalogue, editing, learning, parts, running
+    from . import benching, catalogue, converting, editing, explaining, harvesting, learning, parts, running, serving, storing
     app = tyro.extras.SubcommandApp()
-    for command in (running.demo, running.sites, learning.learn, learning.evaluate, learning.features, parts.score,
-                    editing.edit, catalogue.catalogue, catalogue.prove, running.rerun):
+    for command in (running.demo, running.sites, learning.learn, harvesting.harvest, learning.evaluate, learning.features,
+                    explaining.explain, storing.store, serving.serve, serving.export, parts.score, editing.edit, converting.convert,
+                    catalogue.catalogue, catalogue.prove, benching.bench, running.rerun):
         app.command(command)
     try:
         app.cli(prog="cutaway", args=arguments, description="Find what matters inside a neural network, and act on it.")

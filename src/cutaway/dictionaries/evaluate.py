@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..metrics import Figure, Reconstruction, bootstrap, ratio, token_loss, token_targets
-from ..network import At, Edit, Network
+from ..metrics import Figure, Reconstruction, bootstrap, ratio
+from ..network import Network
 from ..observe import activations
-from .dictionary import Dictionary, raw
+from .dictionary import Dictionary
+from .splicing import losses_under, replaced
 
 
 @torch.no_grad()
@@ -26,24 +27,24 @@ def evaluate(net: Network, dictionary: Dictionary, data: Any, tokens: int | None
     activations: those that the dictionary speaks for.
     """
     data = data if tokens is None else data.take(tokens)
-    site, named = dictionary.placed(net), f"{data.name} ({data.fingerprint[:8]})"
+    site, out, named = dictionary.placed(net), dictionary.written(net), f"{data.name} ({data.fingerprint[:8]})"
     reconstruction = Reconstruction(dictionary.width)
     bar = tqdm(total=2 * data.n_rows, desc="evaluate", unit="row", leave=False, disable=None if progress else True)
-    for seen in activations(net, data, [site], batch_size):
-        x, batch = seen.tensors[site.name], seen.batch
+    for seen in activations(net, data, [site, out], batch_size):
+        x, y, batch = seen.tensors[site.name], seen.tensors[out.name], seen.batch
         keep = dictionary.keeps(x)
         if batch.keep is not None and batch.keep.shape == keep.shape:
             keep = keep & batch.keep
         for row in range(len(x)):
-            kept = x[row][keep[row]] if keep.ndim > 1 else x[row: row + 1][keep[row: row + 1]]
+            kept, wanted = (z[row][keep[row]] if keep.ndim > 1 else z[row: row + 1][keep[row: row + 1]] for z in (x, y))
             if len(kept):
                 codes = dictionary.encode(kept)
-                reconstruction.update(kept, dictionary.decode(codes), codes)
+                reconstruction.update(wanted, dictionary.decode(codes), codes)
         bar.update(len(x))
     figures = reconstruction.figures(data=named)
     if net.kind in ("causal", "masked", "image") and (net.kind == "causal" or seen.batch.labels is not None):
         mean = (torch.as_tensor(reconstruction.sum) / reconstruction.n).float()
-        figures.update(_spliced(net, dictionary, site, mean, data, batch_size, named, bar))
+        figures.update(_spliced(net, dictionary, out, mean, data, batch_size, named, bar))
     bar.close()
     return figures
 
@@ -51,43 +52,21 @@ def evaluate(net: Network, dictionary: Dictionary, data: Any, tokens: int | None
 def _spliced(net: Network, dictionary: Dictionary, site: Any, mean: Tensor, data: Any, batch_size: int, named: str,
              bar: tqdm) -> dict[str, Figure]:
     """Cross-entropy and KL with the site as it is, spliced, zero and mean."""
-    whole = raw(site)
-
-    def to(value: Tensor | float) -> Edit:
-        def ref(x: Tensor, at: At) -> Tensor:
-            return torch.where(dictionary.keeps(x, at.tokens)[..., None], torch.as_tensor(value, dtype=x.dtype), x)
-        return Edit(whole, ref)
-
-    conditions = {"plain": (), "spliced": (dictionary.splice(net),), "zero": (to(0.0),), "mean": (to(mean),)}
-    rows: list[np.ndarray] = []
-    for batch in data.batches(batch_size):
-        batch = batch.to(net.device)
-        counts = token_targets(batch, net.kind)[1]
-        sums, plain = [counts.double().reshape(len(counts), -1).sum(1)], torch.empty(0)
-        for name, edits in conditions.items():
-            with net.edited(*edits):
-                logits = net.logits(batch)
-            loss, _ = token_loss(logits, batch, net.kind)
-            sums.append(loss.double().reshape(len(loss), -1).sum(1))
-            if name in ("plain", "spliced"):
-                logits = torch.log_softmax((logits[:, :-1] if net.kind == "causal" else logits).float(), -1)
-            if name == "plain":
-                plain = logits
-            if name == "spliced":
-                kl = (plain.exp() * (plain - logits)).sum(-1) * counts
-                sums.append(kl.double().reshape(len(kl), -1).sum(1))
-        rows.append(torch.stack(sums, 1).cpu().numpy())
-        bar.update(len(batch.rows))
-    parts = np.concatenate(rows)  # n, plain, spliced, KL, zero, mean
-    n, of = parts[:, 0], "tokens" if counts.ndim == 2 else "rows"
-    facts: dict[str, Any] = {"n": int(n.sum()), "of": of, "data": named}
-    made = {name: ratio(name, parts[:, i], n, unit="nats", **facts)
-            for name, i in (("loss", 1), ("loss_spliced", 2), ("loss_zero", 4), ("loss_mean", 5))}
-    made["kl"] = ratio("kl", parts[:, 3], n, unit="nats", baseline="the network as it is", **facts)
-    for name, i in (("zero", 4), ("mean", 5)):
-        def recovered(sums: np.ndarray, i: int = i) -> np.ndarray:
-            return (sums[..., i] - sums[..., 2]) / (sums[..., i] - sums[..., 1])
+    conditions = {"spliced": (dictionary.splice(net),), "zero": (replaced(dictionary, site, 0.0),),
+                  "mean": (replaced(dictionary, site, mean),)}
+    rows, of = losses_under(net, conditions, data, batch_size, divergent=("spliced",), bar=bar)
+    n, facts = rows["n"], {"n": int(rows["n"].sum()), "of": of, "data": named}
+    made = {name: ratio(name, rows[condition], n, unit="nats", **facts) for name, condition in (
+        ("loss", "plain"), ("loss_spliced", "spliced"), ("loss_zero", "zero"), ("loss_mean", "mean"))}
+    made["kl"] = ratio("kl", rows["kl spliced"], n, unit="nats", baseline="the network as it is", **facts)
+    for name in ("zero", "mean"):
+        parts = np.stack([rows[name], rows["spliced"], rows["plain"]], 1)
         low, high = bootstrap(parts, recovered)
         made[f"loss_recovered_{name}"] = Figure(f"loss_recovered_{name}", float(recovered(parts.sum(0))), low, high,
                                                 baseline=f"{name} ablation", **facts)
     return made
+
+
+def recovered(sums: np.ndarray) -> np.ndarray:
+    """(ablated - spliced) / (ablated - plain), from sums [..., 3] of the loss ablated, spliced and plain."""
+    return (sums[..., 0] - sums[..., 1]) / (sums[..., 0] - sums[..., 2])

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..network import Network
 from ..observe import Seen, observe
 from .dictionary import Dictionary
+from .logits import logit_effects
 
 KINDS = ("top", "quantiles", "random")
 
@@ -39,6 +40,10 @@ class Context:
 
     def __str__(self) -> str:
         return "".join(f"[{token}]" if i == self.peak else token for i, token in enumerate(self.tokens))
+
+    def _repr_html_(self) -> str:
+        from ..report.cards import highlighted
+        return highlighted(self)
 
 
 class Features:
@@ -197,23 +202,15 @@ class Feature(Direction):
         token, is left out, and so are later blocks.
         """
         net = self.features.net
-        find: Any = getattr(net.module, "get_output_embeddings", lambda: None)
-        head = find()
-        if head is None or net.tokenizer is None or head.weight.shape[1] != len(self.direction):
-            raise ValueError(f"{net.name} has no unembedding that a direction at {self.dictionary.site} can be read by.")
-        direction = self.direction
-        if "norm" in net.named:
-            norm: Any = net.module.get_submodule(net.named["norm"].path)
-            if isinstance(norm, torch.nn.LayerNorm):
-                direction = direction - direction.mean()
-            offset = 1.0 if net.family is not None and net.family.name == "gemma" else 0.0
-            direction = direction * (norm.weight.detach() + offset)
-        effect = head.weight.detach().float() @ direction.float()
-        effect = effect - effect.mean()
+        effect = logit_effects(net, self.dictionary.site, self.direction[None])[0]
 
         def named(ids: Tensor) -> list[tuple[str, float]]:
             return [(net.tokenizer.decode([int(i)]), float(effect[i])) for i in ids]
         return named(effect.topk(n).indices), named((-effect).topk(n).indices)
+
+    def _repr_html_(self) -> str:
+        from ..report.cards import card
+        return card(self)
 
     def __repr__(self) -> str:
         return f"Feature({self.index} at {self.dictionary.site}: fires for {self.frequency:.3%} of tokens, max {self.max:.3g})"

@@ -31,10 +31,15 @@ def decode(raw: bytes) -> str:
 
 def spell(tokenizer: Any, ids: Iterable[int]) -> list[str]:
     """The text of each token on its own, spaces included, for byte-level, SentencePiece and WordPiece tokenizers."""
+    return [decode(raw) for raw in bytes_of(tokenizer, ids)]
+
+
+def bytes_of(tokenizer: Any, ids: Iterable[int]) -> list[bytes]:
+    """The bytes that each token stands for; an id that stands for no token has none."""
     pieces = tokenizer.convert_ids_to_tokens([int(i) for i in ids])
     decoder = repr(getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None))
     read = next(read for name, read in READERS.items() if name in decoder)
-    return [decode(read(piece)) for piece in pieces]
+    return [b"" if piece is None else read(piece) for piece in pieces]
 
 
 def _byte_alphabet() -> dict[str, int]:

@@ -1,0 +1,255 @@
+"""Training steps on 1, 2 and 4 processes of one machine, and how near a simple model of them comes.
+
+    python benchmarks/many_devices.py [--rounds 5] [--steps 8] [--quick]
+
+The model knows each machine by a few constants: what compute costs, from steps of one process at several shapes, and what each
+kind of message costs, from messages alone. From these it predicts the steps of 2 and 4 processes, which are then measured.
+Results: results/many_devices.json and .md; the same model makes the plans in docs/many-devices.md (--plans prints them).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from many_devices_model import KINDS, Shape, exchanges, plans
+
+from cutaway.dictionaries import TopK
+from cutaway.timing import profiled
+from cutaway.train.learner import Learner
+from cutaway.train.parallel import together
+from cutaway.train.parallel.group import Group
+
+HERE = Path(__file__).parent
+D, K = 256, 32
+SHAPES = [(2048, 4096), (1024, 16384)]                      # batch, width: of the runs that the model predicts
+GRID = [(n, width) for n in (256, 512, 1024, 2048) for width in (2048, 4096, 8192, 16384)]   # of one process, to learn from
+SIZES = [2**10, 2**16, 2**19, 2**21, 2**23]                 # bytes that a rank receives in one message
+
+
+# --- what each process does -------------------------------------------------------------------------------------------
+
+def serve(pipe: Any) -> None:
+    torch.set_num_threads(1)
+    while (job := pipe.recv()) is not None:
+        fn, environment, args = job
+        os.environ.update(environment)
+        pipe.send(fn(*args))
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def steps(split: str, n: int, width: int, count: int) -> dict[str, Any]:
+    """The median seconds of a step on a batch of n, with its parts and the bytes that were received."""
+    counted: dict[str, list[int]] = defaultdict(list)
+    with together(split, torch.device("cpu"), Path("nowhere")) as ranks, counting(counted):
+        group = ranks.group
+        generator = torch.Generator().manual_seed(0)
+        sample = torch.randn(4096, D, generator=generator)
+        learner = Learner(TopK(width, K), sample, 10**6, n, 0, None, ranks)
+        x = torch.randn(n, D, generator=generator)[group.share(n).start: group.share(n).stop]
+        rows: list[dict[str, float]] = []
+        for i in range(count + 3):
+            group.objects(None)
+            counted.clear()
+            with profiled() as parts:
+                begun = time.perf_counter()
+                learner.step(group.stacked(x) if split == "width" else x)
+                group.most([0])
+                whole = time.perf_counter() - begun
+            if i >= 3:
+                rows.append({"step": whole, "optimizer": parts.seconds["optimizer"], "exchange": parts.seconds["exchange"]})
+    return {"rows": rows, "received": {kind: [len(sizes), sum(sizes)] for kind, sizes in counted.items()}}
+
+
+def counting(counted: dict[str, list[int]]) -> Any:
+    """Within this block, the bytes of each message that a rank receives, by kind, as a ring exchanges them."""
+    from unittest.mock import patch
+
+    def noting(kind: str, real: Any, size: Any) -> Any:
+        def call(*args: Any, **named: Any) -> Any:
+            counted[kind].append(int(size(args) * (dist.get_world_size() - 1) / dist.get_world_size()))
+            return real(*args, **named)
+        return call
+
+    def of(i: int, times: int) -> Any:
+        return lambda args: times * args[i].numel() * args[i].element_size()
+    gather = "all_gather_single" if hasattr(dist, "all_gather_single") else "all_gather_into_tensor"
+    return patch.multiple(dist, all_reduce=noting("all_reduce", dist.all_reduce, of(0, 2)),
+                          all_to_all_single=noting("all_to_all", dist.all_to_all_single, of(0, 1)),
+                          **{gather: noting("all_gather", getattr(dist, gather), of(0, 1))})
+
+
+def messages(count: int) -> dict[str, list[list[float]]]:
+    """Seconds of messages of each kind and size: {kind: [[bytes received, seconds], ...]}."""
+    found: dict[str, list[list[float]]] = {kind: [] for kind in KINDS}
+    with together("data", torch.device("cpu"), None) as ranks:
+        group: Group = ranks.group
+        for received in SIZES:
+            numbers = max(group.size, int(received / 4 * group.size / (group.size - 1)))
+            todo = {"all_reduce": dist.all_reduce, "all_gather": lambda x: group.stacked(x[: len(x) // group.size]),
+                    "all_to_all": group.swapped}
+            for kind, send in todo.items():
+                x = torch.zeros((numbers // 2 if kind == "all_reduce" else numbers) // group.size * group.size or group.size)
+                for _ in range(count):
+                    group.objects(None)
+                    begun = time.perf_counter()
+                    send(x)
+                    found[kind].append([float(received), time.perf_counter() - begun])
+    return found
+
+
+# --- the processes, and what they are asked ---------------------------------------------------------------------------
+
+class Pool:
+    """Processes that stay, so that runs of different sizes can take turns."""
+
+    def __init__(self, most: int):
+        context = torch.multiprocessing.get_context("spawn")
+        self.pipes, self.processes = [], []
+        for _ in range(most):
+            here, there = context.Pipe()
+            self.processes.append(context.Process(target=serve, args=(there,), daemon=True))
+            self.processes[-1].start()
+            self.pipes.append(here)
+
+    def run(self, size: int, fn: Any, *args: Any) -> list[Any]:
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            port = found.getsockname()[1]
+        for rank, pipe in enumerate(self.pipes[:size]):
+            pipe.send((fn, {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
+                            "MASTER_PORT": str(port)}, args))
+        return [pipe.recv() for pipe in self.pipes[:size]]
+
+    def close(self) -> None:
+        for pipe, process in zip(self.pipes, self.processes, strict=True):
+            pipe.send(None)
+            process.join()
+
+
+def measure(rounds: int, count: int, shapes: list[tuple[int, int]], grid: list[tuple[int, int]]) -> dict[str, Any]:
+    """Everything in turn, round after round, so that what else the machine does falls on all alike."""
+    found: dict[str, Any] = {"one": defaultdict(list), "messages": defaultdict(list), "many": defaultdict(list), "received": {}}
+    pool = Pool(4)
+    for number in range(rounds):
+        for n, width in grid:
+            found["one"][f"{n} {width}"] += pool.run(1, steps, "data", n, width, count)[0]["rows"]
+        for size in (2, 4):
+            for kind, rows in pool.run(size, messages, count)[0].items():
+                found["messages"][f"{size} {kind}"] += rows
+            for n, width in shapes:
+                for split in ("data", "width"):
+                    one = pool.run(size, steps, split, n, width, count)[0]
+                    found["many"][f"{size} {split} {n} {width}"] += one["rows"]
+                    found["received"][f"{size} {split} {n} {width}"] = one["received"]
+        print(f"round {number + 1} of {rounds}", flush=True)
+    pool.close()
+    return found
+
+
+# --- the model --------------------------------------------------------------------------------------------------------
+
+def fitted(found: dict[str, Any]) -> dict[str, Any]:
+    """The machine's constants: seconds for each unit of each kind of work, by non-negative least squares of relative errors."""
+    from scipy.optimize import nnls
+    shapes = [tuple(map(int, key.split())) for key in found["one"]]
+    step = np.array([statistics.median(row["step"] - row["optimizer"] for row in rows) for rows in found["one"].values()])
+    update = np.array([statistics.median(row["optimizer"] for row in rows) for rows in found["one"].values()])
+    pass_work = np.array([[n * width * D, n * K * D, 1.0] for n, width in shapes])
+    update_work = np.array([[width * D, n * K * D] for n, width in shapes])
+    constants: dict[str, Any] = dict(zip(("product", "sparse", "fixed"), nnls(pass_work / step[:, None], np.ones(len(step)))[0],
+                                         strict=True))
+    constants |= dict(zip(("adam", "gradient"), nnls(update_work / update[:, None], np.ones(len(update)))[0], strict=True))
+    for key, rows in found["messages"].items():
+        sizes = sorted({size for size, _ in rows})
+        seconds = np.array([statistics.median(s for size, s in rows if size == wanted) for wanted in sizes])
+        work = np.array([[1.0, size] for size in sizes])
+        constants[key] = nnls(work / seconds[:, None], np.ones(len(seconds)))[0].tolist()
+    return constants
+
+
+def predicted(split: str, size: int, n: int, width: int, constants: dict[str, Any], cores: int) -> dict[str, float]:
+    """Seconds of a step and of its parts."""
+    shape = Shape(n, width, D, K, size, split)
+    rows, latents = (n // size, width) if split == "data" else (n, width // size)
+    entries = n * K if split == "data" else n * K / size      # that a rank multiplies into its weights' gradients
+    passes = (constants["product"] * rows * latents * D + constants["fixed"]
+              + constants["sparse"] * (rows * K if split == "data" else entries) * D)
+    update = constants["adam"] * latents * D + constants["gradient"] * entries * D
+    crowd = max(1.0, size / cores)                             # processes that take turns on a core
+    exchange = sum(times * constants[f"{size} {kind}"][0] + sent * constants[f"{size} {kind}"][1]
+                   for kind, (times, sent) in exchanges(shape).items())
+    return {"step": crowd * (passes + update) + exchange, "compute": crowd * (passes + update), "exchange": exchange}
+
+
+def compared(found: dict[str, Any], constants: dict[str, Any]) -> list[dict[str, Any]]:
+    """Prediction beside measurement for each run."""
+    rows = []
+    for key, seconds in found["many"].items():
+        size, split, n, width = key.split()
+        steps_ = [row["step"] for row in seconds]
+        low, middle, high = statistics.quantiles(steps_, n=4)
+        model = predicted(split, int(size), int(n), int(width), constants, os.cpu_count() or 1)
+        rows.append({"ranks": int(size), "split": split, "batch": int(n), "width": int(width), "n": len(steps_),
+                     "median": middle, "low": low, "high": high, "model": model["step"], "ratio": model["step"] / middle,
+                     "exchange": statistics.median(row["exchange"] for row in seconds), "model_exchange": model["exchange"],
+                     "bytes": found["received"][key], "model_bytes": exchanges(
+                         Shape(int(n), int(width), D, K, int(size), split))})
+    return rows
+
+
+def table(rows: list[dict[str, Any]], facts: dict[str, Any]) -> str:
+    lines = ["# Many devices: measured and modelled steps", "",
+             f"`python benchmarks/many_devices.py --rounds {facts['rounds']} --steps {facts['steps']}` on {facts['cores']} "
+             f"cores, gloo, one thread a process, d {D}, k {K}; load average {facts['load'][0]:.1f} before and {facts['load'][1]:.1f} "
+             "after. Seconds are medians with quartiles over n steps.", "",
+             "| ranks | split | batch | width | n | ms a step | model, ms | model / measured | exchange, ms | model, ms | "
+             "MB received | model, MB |", "|" + "---|" * 12]
+    for row in rows:
+        low, middle, high = (1e3 * row[name] for name in ("low", "median", "high"))
+        sent, model = (sum(size for _, size in row[name].values()) / 1e6 for name in ("bytes", "model_bytes"))
+        lines.append(f"| {row['ranks']} | {row['split']} | {row['batch']:,} | {row['width']:,} | {row['n']} | "
+                     f"{middle:.0f} [{low:.0f}, {high:.0f}] | {1e3 * row['model']:.0f} | "
+                     f"{row['ratio']:.2f} | {1e3 * row['exchange']:.1f} | {1e3 * row['model_exchange']:.1f} | {sent:.2f} | "
+                     f"{model:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--quick", action="store_true", help="tiny shapes, to see whether it works; nothing is written")
+    parser.add_argument("--plans", action="store_true", help="print the plans of docs/many-devices.md and end")
+    options = parser.parse_args()
+    if options.plans:
+        print(plans())
+        return
+    before = os.getloadavg()[0]
+    shapes, grid = ([(256, 2048)], GRID[:2] + GRID[4:6]) if options.quick else (SHAPES, GRID)
+    found = measure(options.rounds, options.steps, shapes, grid)
+    constants = fitted(found)
+    rows = compared(found, constants)
+    facts = {"rounds": options.rounds, "steps": options.steps, "cores": os.cpu_count(), "torch": torch.__version__,
+             "load": [before, os.getloadavg()[0]]}
+    text = table(rows, facts)
+    print(text)
+    if not options.quick:
+        results = HERE / "results"
+        (results / "many_devices.json").write_text(json.dumps({"facts": facts, "constants": constants, "runs": rows}, indent=1))
+        (results / "many_devices.md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""The codes of whole rows of data, chunk after chunk: what a store is built from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..observe import activations
+
+if TYPE_CHECKING:
+    from ..data import Batch
+    from ..dictionaries import Dictionary
+    from ..network import Network
+
+CHUNK = 65_536    # positions in a chunk, so that a place in it is a uint16
+BATCH = 16        # rows in a pass of the network
+
+
+@dataclass(frozen=True)
+class Coded:
+    """Some whole rows: what fires where.
+
+    keep: bool [rows, length]; documents, tokens: [rows, length], tokens None where the data has none.
+    places: [n] row * length + place in the row, ascending; latents, activations: [n].
+    """
+
+    keep: np.ndarray
+    places: np.ndarray
+    latents: np.ndarray
+    activations: np.ndarray
+    documents: np.ndarray
+    tokens: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Something to build a store from: `chunks(row)` gives the codes of all rows from a row on, always cut alike."""
+
+    identity: dict[str, Any]
+    n_rows: int
+    row_length: int
+    chunk_rows: int
+    n_vocabulary: int
+    chunks: Callable[[int], Iterator[Coded]]
+
+
+def source_of(net: Network, dictionary: Dictionary, data: Any, identity: dict[str, Any], n_vocabulary: int) -> Source:
+    """The codes of a dictionary on all of some data."""
+    site = dictionary.placed(net)
+    shape = net.record(data.rows([0]), site)[site.name].shape
+    if len(shape) not in (2, 3):
+        raise ValueError(f"a store is made from activations [rows, positions, d] or [rows, d]; {site} has {list(shape)}.")
+    length = shape[1] if len(shape) == 3 else 1
+    batch = max(1, min(BATCH, CHUNK // length))
+    rows = max(batch, CHUNK // length // batch * batch)
+
+    def chunks(start: int) -> Iterator[Coded]:
+        parts: list[Coded] = []
+        for seen in activations(net, data, [site], batch, start=start):
+            parts.append(_coded(dictionary, seen.tensors[site.name], seen.batch, length, data))
+            if sum(len(part.keep) for part in parts) >= rows or seen.next_row == data.n_rows:
+                yield _joined(parts, length)
+                parts = []
+
+    return Source(identity, data.n_rows, length, rows, n_vocabulary, chunks)
+
+
+@torch.no_grad()
+def _coded(dictionary: Dictionary, x: torch.Tensor, batch: Batch, length: int, data: Any) -> Coded:
+    """One batch: x is [b, t, d] or [b, d]."""
+    x = x.reshape(len(x), -1, x.shape[-1])
+    if x.shape[1] != length:
+        raise ValueError(f"all rows must be as long as the first, {length} positions; found {x.shape[1]}.")
+    ids = batch.inputs.get("input_ids") if isinstance(batch.inputs, dict) else None
+    ids = ids if ids is not None and ids.shape == x.shape[:2] else None
+    keep = dictionary.keeps(x, ids)
+    if batch.keep is not None and batch.keep.numel() == keep.numel():
+        keep = keep & batch.keep.reshape(keep.shape)
+    codes = dictionary.encode(x[keep].to(dictionary.W_dec))
+    values, indices = codes.values.float().cpu().numpy(), codes.indices.cpu().numpy()
+    if not np.isfinite(values).all():
+        raise ValueError(f"the activations at {dictionary.site} or the dictionary's codes hold NaN or infinity.")
+    token, place = values.nonzero()
+    mask = keep.cpu().numpy()
+    tokens = None if ids is None else ids.cpu().numpy()
+    rows = batch.rows.cpu().numpy()
+    return Coded(mask, np.flatnonzero(mask)[token], indices[token, place], values[token, place],
+                 documents_of(data, rows, length), tokens)
+
+
+def _joined(parts: list[Coded], length: int) -> Coded:
+    before = np.cumsum([0, *(len(part.keep) for part in parts[:-1])]) * length
+    return Coded(
+        keep=np.concatenate([part.keep for part in parts]),
+        places=np.concatenate([part.places + n for part, n in zip(parts, before, strict=True)]),
+        latents=np.concatenate([part.latents for part in parts]),
+        activations=np.concatenate([part.activations for part in parts]),
+        tokens=None if parts[0].tokens is None else np.concatenate([p.tokens for p in parts if p.tokens is not None]),
+        documents=np.concatenate([part.documents for part in parts]))
+
+
+def documents_of(data: Any, rows: np.ndarray, length: int) -> np.ndarray:
+    """The number of the document of each position [rows, length]; where data has no documents, the row is one."""
+    layout, stream = getattr(data, "layout", None), getattr(data, "stream", None)
+    if layout is None or stream is None:
+        return np.repeat(rows[:, None], length, 1)
+    # Special tokens around a row belong to the documents of the text beside them.
+    place = np.clip(np.arange(length) - len(layout.opens), 0, layout.body - 1)
+    token = data.index[rows][:, None] * layout.body + place
+    return np.searchsorted(stream.starts, token, side="right") - 1

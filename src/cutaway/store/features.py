@@ -1,0 +1,87 @@
+"""One feature of a store, with the face that `run.features[12]` has, and the stretches of text that show it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ..dictionaries.features import Context, Feature
+
+if TYPE_CHECKING:
+    from .feature_store import FeatureStore
+
+
+@dataclass(frozen=True)
+class Passage(Context):
+    """A context from a store.
+
+    start: the place in the row of the first token; document: its number; kind: what it was chosen for. Near-misses, at which
+    the feature is silent, have the quantile 0.
+    """
+
+    kind: str = ""
+    start: int = 0
+    document: int = 0
+
+    def json(self) -> dict[str, Any]:
+        """As JSON, with `activation`, that of the peak."""
+        return {**vars(self), "activation": self.activation}
+
+
+class Postings(NamedTuple):
+    """Every firing of a latent in the order of the text: activations (float32), rows and positions (places in the row)."""
+
+    activations: np.ndarray
+    rows: np.ndarray
+    positions: np.ndarray
+
+
+@dataclass(frozen=True)
+class StoredFeature(Feature):
+    """A feature whose firings, contexts and effects on logits come from a store; `features` is the store."""
+
+    features: FeatureStore  # type: ignore[assignment]
+
+    @cached_property
+    def activations(self) -> np.ndarray:
+        """Its activations wherever it fires, to half of a 255th of the largest."""
+        return self.features.postings(self.index).activations
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """What the store says of it."""
+        return self.features.summary(self.index)
+
+    @property
+    def count(self) -> int:
+        return self.summary["count"]
+
+    @property
+    def max(self) -> float:
+        return self.summary["max"]
+
+    def contexts(self, n: int = 10, kind: str = "top", before: int = 20, after: int = 8,  # type: ignore[override]
+                 seed: int = 0) -> list[Passage]:
+        """Stretches of text chosen when the store was built: top, quantiles, random, near-miss; see `FeatureStore.contexts`.
+
+        With a seed other than that of the store, `random` ones are drawn anew.
+        """
+        if kind == "random" and seed != self.features.manifest["seed"]:
+            return self.features.interval(self.index, -np.inf, np.inf, n, before, after, seed)
+        return self.features.contexts(self.index, kind, n, before, after)
+
+    def logits(self, n: int = 8) -> tuple[list[tuple[str, float]], list[tuple[str, float]]]:
+        """The tokens whose logits its direction raises most, and those it lowers most; at most 15 of each."""
+        found = self.features.logits(self.index)
+        if found is None:
+            raise ValueError(f"the network of this store has no unembedding that a direction at {self.dictionary.site} can be "
+                             "read by.")
+        raised, lowered = ([(row["text"], row["value"]) for row in found[side][:n]] for side in ("raised", "lowered"))
+        return raised, lowered
+
+    def __repr__(self) -> str:
+        return (f"Feature({self.index} at {self.dictionary.site}: fires for {self.frequency:.3%} of "
+                f"{self.features.n_tokens:,} tokens, max {self.max:.3g})")

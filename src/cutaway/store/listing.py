@@ -1,0 +1,62 @@
+"""The table of features: sorted, filtered and searched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .reading import listed
+
+if TYPE_CHECKING:
+    from .feature_store import FeatureStore
+
+PLAIN = ("latent", "count", "n", "frequency", "documents", "mean", "std", "least", "max", "scale", "offset", "decoder_norm",
+         "encoder_bias", "cosine", "energy", "status", "top_token")     # the columns of the summary that are single values
+TOP_TOKENS = 5    # of a feature, among which a search looks
+
+
+def features(store: FeatureStore, sort: str, descending: bool, where: Mapping[str, Any], search: str, offset: int,
+             limit: int) -> dict[str, Any]:
+    """See `FeatureStore.features`."""
+    table = store.files.table("summary")
+    for name in (sort, *where):
+        if name not in PLAIN:
+            raise ValueError(f"features have no column {name!r}; they have {', '.join(PLAIN)}.")
+    fit = np.ones(store.width, bool) if not search.strip() else _found(store, search.strip())
+    for name, wanted in where.items():
+        column = table.column(name)
+        if not isinstance(wanted, list | tuple):
+            fit &= column == wanted
+            continue
+        low, high = wanted
+        fit &= (column >= (-np.inf if low is None else low)) & (column <= (np.inf if high is None else high))
+    chosen = np.flatnonzero(fit)
+    keys = table.column(sort)[chosen]
+    if keys.dtype == object:
+        keys = np.unique(keys.astype(str), return_inverse=True)[1]
+    order = np.argsort(-keys.astype(np.float64) if descending else keys, kind="stable")
+    page = chosen[order[max(0, offset):][:max(0, limit)]]
+    columns = {name: listed(table.column(name)[page]) for name in PLAIN}
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return {"total": len(chosen), "rows": named(store, rows)}
+
+
+def _found(store: FeatureStore, text: str) -> np.ndarray:
+    """Which features a search by words finds: bool [width]."""
+    found = np.zeros(store.width, bool)
+    found[[latent for latent in store.notes.found(text) if latent < store.width]] = True
+    if text.isdecimal() and len(text) < 10 and int(text) < store.width:
+        found[int(text)] = True
+    if store.files.has_words:
+        fits = [i for i, name in enumerate(store.files.vocabulary.names) if text.lower() in name.lower()]
+        peaks = store.files.table("peaks").columns
+        found[peaks["latent"][(peaks["rank"] < TOP_TOKENS) & np.isin(peaks["token"], fits)]] = True
+    return found
+
+
+def named(store: FeatureStore, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Summaries with the label and the text of the top token."""
+    labels = store.notes.labels(row["latent"] for row in rows)
+    return [{**row, "label": labels.get(row["latent"]), "top_token": store.token_text(row["top_token"])} for row in rows]

@@ -1,0 +1,102 @@
+"""Find features: by a token, by a text that stands in the store, by a direction, and by the network on a new text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from ..network import Network
+    from .feature_store import FeatureStore
+
+PLACES = 20_000    # occurrences that are looked at, spread evenly over all
+MATCHES = 2_000    # places of a text
+SHOWN = 50         # of them named
+
+
+def by_token(store: FeatureStore, token: int | str, n: int) -> dict[str, Any]:
+    """See `FeatureStore.by_token`."""
+    files, words = store.files, store.files.vocabulary
+    ids = [token] if isinstance(token, int) else words.ids(token)
+    if not ids:
+        raise ValueError(f"there is no token spelled {token!r}; spaces count, as in ' def'. Search for it as a text instead.")
+    if not 0 <= ids[0] < len(words.bytes):
+        raise IndexError(f"the vocabulary has the tokens 0 to {len(words.bytes) - 1}; found {ids[0]}.")
+    places = np.concatenate([np.flatnonzero((files.tokens[i: i + (1 << 24)] == ids[0]) & files.kept[i: i + (1 << 24)]) + i
+                             for i in range(0, len(files.tokens), 1 << 24)])
+    chosen = places[np.unique(np.linspace(0, len(places) - 1, min(len(places), PLACES)).astype(np.int64))]
+    return {"token": ids[0], "text": words.name(ids[0]), "occurrences": len(places), "n": len(chosen),
+            "features": ranked(store, chosen, n)}
+
+
+def by_text(store: FeatureStore, text: str, n: int) -> dict[str, Any]:
+    """See `FeatureStore.by_text`."""
+    files = store.files
+    if not text:
+        raise ValueError("give some text to look for; found none.")
+    first, last = files.vocabulary.find(text, files.tokens, MATCHES)
+    spans = [np.arange(a, b + 1) for a, b in zip(first, last, strict=True)]
+    inside = np.unique(np.concatenate([np.zeros(0, np.int64), *spans]))
+    length = files.manifest["row_length"]
+    return {"text": text, "matches": len(first), "complete": len(first) < MATCHES,
+            "features": ranked(store, inside[files.kept[inside]] if len(inside) else inside, n),
+            "places": [{"row": int(a) // length, "position": int(a) % length} for a in first[:SHOWN]]}
+
+
+def ranked(store: FeatureStore, positions: np.ndarray, n: int) -> list[dict[str, Any]]:
+    """The latents that fire at some positions more than elsewhere, by how much more, counting how often they do.
+
+    Ranked by share * log2(lift); share: of the positions at which it fires; lift: share over its frequency; mean: of its
+    activations there.
+    """
+    if len(positions) == 0:
+        return []
+    files = store.files
+    fires, _ = files.firings_at(positions)
+    latents, levels = files.latents[fires], files.levels[fires]
+    offset, scale = files.scales
+    counts = np.bincount(latents, minlength=store.width)
+    sums = np.bincount(latents, offset[latents] + scale[latents] * levels, minlength=store.width)
+    share = counts / len(positions)
+    lift = share * store.n_tokens / np.maximum(files.counts, 1)
+    score = share * np.log2(np.maximum(lift, 1e-12))
+    best = np.lexsort((np.arange(store.width), -score))[:n]
+    best = best[score[best] > 0]
+    labels = store.notes.labels(best)
+    return [{"latent": int(i), "count": int(counts[i]), "share": float(share[i]), "lift": float(lift[i]),
+             "mean": float(sums[i] / counts[i]), "label": labels.get(int(i))} for i in best]
+
+
+def by_direction(store: FeatureStore, vector: Any, n: int) -> list[dict[str, Any]]:
+    """See `FeatureStore.by_direction`."""
+    import torch
+    direction = torch.as_tensor(vector, dtype=torch.float32).flatten().cpu()
+    if len(direction) != store.dictionary.d:
+        raise ValueError(f"directions at {store.site} have {store.dictionary.d} numbers; found {len(direction)}.")
+    if not torch.isfinite(direction).all() or not direction.norm() > 0:
+        raise ValueError("a direction must be of finite numbers that are not all zero.")
+    cosines = store.unit_directions @ torch.nn.functional.normalize(direction, dim=0)
+    values, best = cosines.topk(min(n, len(cosines)))
+    labels = store.notes.labels(best.tolist())
+    return [{"latent": i, "cosine": round(value, 6), "label": labels.get(i)}
+            for i, value in zip(best.tolist(), values.tolist(), strict=True)]
+
+
+def through(store: FeatureStore, net: Network, text: str, n: int) -> dict[str, Any]:
+    """See `FeatureStore.through`."""
+    store.check(net)
+    dictionary, inputs = store.dictionary, net.tokens(text)
+    ids = inputs["input_ids"][0]
+    if len(ids) == 0:
+        raise ValueError("this text has no tokens; give some text.")
+    x = net.record(inputs, dictionary.site)[dictionary.site][0].cpu().to(dictionary.W_dec.dtype)
+    keep = dictionary.keeps(x, ids.cpu())
+    codes = dictionary.encode(x)
+    labels = store.notes.labels(codes.indices.unique().tolist())
+    features = []
+    for kept, values, indices in zip(keep.tolist(), codes.values, codes.indices, strict=True):
+        order = values.argsort(descending=True)[:n].tolist() if kept else []
+        features.append([{"latent": int(indices[i]), "activation": float(values[i]), "label": labels.get(int(indices[i]))}
+                         for i in order if values[i] != 0])
+    return {"tokens": store.files.vocabulary.pieces(ids.tolist()), "features": features}

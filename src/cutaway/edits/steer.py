@@ -21,7 +21,8 @@ def steer(direction: Any, strength: float, site: str | Site | None = None) -> Ed
     """
     dictionary = getattr(direction, "dictionary", None)
     if dictionary is not None:
-        site, vector = site or dictionary.site, direction.direction
+        # A transcoder's rows belong to where it writes.
+        site, vector = site or getattr(dictionary, "target", "") or dictionary.site, direction.direction
     else:
         vector = torch.as_tensor(direction)
     if site is None:

@@ -1,0 +1,242 @@
+"""The profile of a dictionary: every figure with its interval, its floor and its ceiling from the same run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from math import isfinite, nan
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from ...files import write_json
+from ...network import Network
+from ..dictionary import Dictionary
+from . import ablation, absorption, core, perturbation, probing, spurious, stability, truth
+from .bench import Bench, gather
+from .contract import Metric, Results, Sums, Undefined, average, less
+from .controls import CONTROLS
+from .held_out import held_out
+
+METRICS: dict[str, Metric] = {metric.id: metric for metric in (
+    truth.TRUTH, core.RECONSTRUCTION, core.FIRING, core.WEIGHTS, core.BEHAVIOUR, probing.PROBING, absorption.ABSORPTION,
+    spurious.SPURIOUS, perturbation.PERTURBATION, ablation.ABLATION, stability.STABILITY)}
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Value:
+    """A figure of one dictionary: its 95% interval, and of how many of what; without a value, the reason."""
+
+    value: float = nan
+    low: float = nan
+    high: float = nan
+    n: int = 0
+    of: str = ""
+    role: str = ""
+    undefined: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One figure and all that it must be read with.
+
+    controls: by name, each with its role: floor, ceiling or beside. difference: the figure less that of the random
+    dictionary, with its interval, paired where both are measured on the same things. tells: whether that interval lies
+    on the better side of zero; none where neither side is better or nothing is defined. no_better_than: the controls beside
+    it, such as the site's own dimensions, that it does not exceed beyond the interval of the difference.
+    """
+
+    name: str
+    metric: str
+    role: str
+    better: str
+    unit: str
+    figure: Value
+    controls: dict[str, Value]
+    difference: tuple[float, float, float] | None
+    tells: bool | None
+    no_better_than: tuple[str, ...]
+    digest: str
+
+    @property
+    def verdict(self) -> str:
+        """What may be said of the figure."""
+        if self.figure.undefined:
+            return f"undefined: {self.figure.undefined}"
+        if not self.better:
+            return "describes, neither way is better"
+        if self.difference is None:
+            return "the random dictionary's figure is undefined" if "random" in self.controls else "has no random control"
+        if self.tells:
+            beside = f", but is no better than {' and '.join(self.no_better_than)}" if self.no_better_than else ""
+            return f"tells trained from random{beside}"
+        _, low, high = self.difference
+        worse = high < 0 if self.better == "higher" else low > 0
+        return "does not discriminate: random is better" if worse else "does not discriminate"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """All lines of one dictionary, and what they were measured on."""
+
+    facts: dict[str, Any]
+    lines: tuple[Line, ...]
+
+    def __getitem__(self, name: str) -> Line:
+        """The line of a figure."""
+        for line in self.lines:
+            if line.name == name:
+                return line
+        raise KeyError(f"this profile has no figure {name!r}; it has {', '.join(line.name for line in self.lines)}.")
+
+    def json(self) -> dict[str, Any]:
+        """The profile as data; what is not defined is null, with its reason."""
+        protocols = {m.name: {"protocol": m.protocol, "relation": m.relation, "role": m.role, "control_seeds": m.repeats}
+                     for m in METRICS.values()}
+        used = {line.metric for line in self.lines}
+        lines = [{**asdict(line), "verdict": line.verdict} for line in self.lines]
+        return _plain({"format": FORMAT, **self.facts, "metrics": {name: protocols[name] for name in protocols if name in used},
+                       "lines": lines})
+
+    def save(self, path: str | Path) -> Path:
+        """Write the profile as JSON."""
+        return write_json(path, self.json())
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
+
+
+@torch.no_grad()
+def profile(run_or_dictionary: Any, net: Network | None, data: Any, *, trained_on: Any = None,
+            others: Sequence[Dictionary] = (), metrics: Iterable[str] | None = None, tokens: int = 50_000,
+            seeds: Sequence[int] = (0, 1, 2), progress: bool = False) -> Profile:
+    """Every figure of a dictionary with its n, interval, floor and ceiling, all from the same run.
+
+    run_or_dictionary: a `Dictionary`, or a `Run` with one. net, data: the network it belongs to, and data that it was not
+        trained on; a known `World` in the place of data needs no network.
+    trained_on: the training data, so that rows with its documents are left out; a run knows its own.
+    others: dictionaries of the same recipe from other seeds, for stability. metrics: some of `METRICS`; all if left out.
+    tokens: how many activations are looked at. seeds: of controls, splits and probes, at least three.
+
+    Figures of `METRICS` are named after published ones only where the protocol is theirs, and each metric says how it
+    differs. A figure that the random dictionary of the same L0 reaches as well is said not to discriminate.
+    """
+    start = time.perf_counter()
+    dictionary: Dictionary = run_or_dictionary
+    if not isinstance(dictionary, Dictionary):
+        trained_on = getattr(run_or_dictionary, "data", None) if trained_on is None else trained_on
+        dictionary = run_or_dictionary.dictionary
+    if dictionary.kind:
+        raise ValueError("the profile is of dictionaries that write where they read and whose codes say all that is written; "
+                         f"this one is {dictionary.kind}: use evaluate.")
+    names = list(METRICS) if metrics is None else list(metrics)
+    unknown = [name for name in names if name not in METRICS]
+    if unknown:
+        raise ValueError(f"there is no metric {unknown[0]!r}; there are {', '.join(METRICS)}.")
+    if len(seeds) < 3:
+        raise ValueError(f"controls, splits and probes need at least three seeds; found {len(seeds)}.")
+    options: dict[str, Any] = {"seeds": tuple(seeds), "others": tuple(others)}
+    said = "whether the dictionary was trained on this data is not known"
+    if isinstance(data, truth.World):
+        bench = data.bench(tokens, **options)
+    else:
+        if net is None:
+            raise ValueError("data of a network needs the network; give net.")
+        data, said = held_out(data, trained_on)
+        bench = gather(net, dictionary, data, tokens, **options)
+    facts = _facts(dictionary, bench, said)
+    lines: list[Line] = []
+    bar = tqdm(names, desc="profile", leave=False, disable=None if progress else True)
+    times = {}
+    for name in bar:
+        bar.set_postfix_str(name)
+        before = time.perf_counter()
+        lines += lines_of(METRICS[name], dictionary, bench, facts)
+        times[METRICS[name].name] = round(time.perf_counter() - before, 2)
+    facts |= {"seconds": round(time.perf_counter() - start, 2), "seconds_by_metric": times}
+    return Profile(facts, tuple(lines))
+
+
+def lines_of(metric: Metric, dictionary: Dictionary, bench: Bench, facts: dict[str, Any]) -> list[Line]:
+    """The lines of one metric: the dictionary's figures, then those of each control that says something about them."""
+    ours = metric.measure(dictionary, bench)
+    defined = any(isinstance(result, Sums) for result in ours.values())
+    controls: dict[str, tuple[str, Results]] = {}
+    for name, role in metric.controls.items() if defined else ():
+        controls[name] = role, _control(name, metric, dictionary, bench)
+    if metric.anchors is not None and defined:
+        controls |= metric.anchors(dictionary, bench)
+    digest = metric.digest({key: facts[key] for key in ("network", "fingerprint", "dictionary", "data", "tokens", "seeds")})
+    lines = []
+    for name, result in ours.items():
+        beside = {control: _value(found[name], role) for control, (role, found) in controls.items() if name in found}
+        floor = controls["random"][1].get(name) if "random" in controls else None
+        difference, tells, equal = None, None, []
+        better = result.better if isinstance(result, Sums) else ""
+        if isinstance(result, Sums) and isinstance(floor, Sums):
+            difference = less(result, floor)
+            tells = _exceeds(difference, better)
+        for control, (role, found) in controls.items():
+            other = found.get(name)
+            if role == "beside" and better and isinstance(result, Sums) and isinstance(other, Sums) and not _exceeds(
+                    less(result, other), better):
+                equal.append(control)
+        unit = result.unit if isinstance(result, Sums) else ""
+        lines.append(Line(name, metric.name, metric.role, better, unit, _value(result), beside, difference, tells,
+                          tuple(equal), digest))
+    return lines
+
+
+def _exceeds(difference: tuple[float, float, float], better: str) -> bool | None:
+    """Whether a difference with its interval lies on the better side of zero; none where neither side is."""
+    return {"higher": difference[1] > 0, "lower": difference[2] < 0}.get(better)
+
+
+def _control(name: str, metric: Metric, dictionary: Dictionary, bench: Bench) -> Results:
+    """A control's figures, averaged over its seeds where it has some."""
+    make, seeded = CONTROLS[name]
+    found = []
+    for seed in bench.seeds[: metric.repeats] if seeded else (0,):
+        if (name, seed) not in bench.kept:
+            bench.kept[name, seed] = make(dictionary, bench.x, seed)
+        found.append(metric.measure(bench.kept[name, seed], bench))
+    merged: Results = {}
+    for figure, first in found[0].items():
+        defined = [result for each in found if isinstance(result := each[figure], Sums)]
+        merged[figure] = average(defined) if defined else first
+    return merged
+
+
+def _value(result: Sums | Undefined, role: str = "") -> Value:
+    if isinstance(result, Undefined):
+        return Value(role=role, undefined=result.reason)
+    value = result.value
+    if not isfinite(value):
+        return Value(role=role, undefined="the result is not a finite number")
+    return Value(value, *result.interval, result.n, result.of, role)
+
+
+def _facts(dictionary: Dictionary, bench: Bench, said: str) -> dict[str, Any]:
+    from ...network.fingerprint import fingerprint
+    net, data = bench.net, bench.data
+    recipe = dictionary.facts.recipe
+    made = {"site": dictionary.site, "width": dictionary.width, "d": dictionary.d, "recipe": recipe.get("name", "")}
+    weights = torch.cat([p.detach().flatten()[:: max(1, p.numel() // 4096)].double() for p in dictionary.parameters()])
+    official = {name: round(bench.n / n, 4) for name, n in core.OFFICIAL.items()}
+    return {
+        "network": net.name if net else "", "fingerprint": fingerprint(net) if net else "",
+        "dictionary": {**made, "checksum": f"{float(weights.sum()):.9g}"},
+        "data": f"{data.name} ({data.fingerprint})" if data is not None else "a world of known features",
+        "held_out": said, "tokens": bench.n, "rows": len(set(bench.row.tolist())),
+        "groups": f"{bench.groups} {bench.grouped_by}",
+        "seeds": list(bench.seeds), "share_of_official_budget": official,
+        "tasks": list(bench.tasks.names) if data is not None else []}

@@ -1,0 +1,404 @@
+"""The profile of a dictionary: its figures at known answers, its controls, and what it says of figures that mislead."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from helpers import tiny_llama
+from torch.nn import functional as F
+
+import cutaway as cw
+from cutaway.dictionaries import Codes, Dictionary, Facts, parts
+from cutaway.dictionaries.quality import ablation, absorption, contract, controls, core, labels, probes, stability, truth, world
+from cutaway.dictionaries.quality.bench import Bench, gather
+from cutaway.dictionaries.quality.contract import Sums, Undefined, average, less, mean_of
+from cutaway.dictionaries.quality.held_out import held_out
+from cutaway.dictionaries.quality.profile import METRICS, lines_of
+from cutaway.dictionaries.quality.tasks import Tasks
+
+D, WIDTH, K = 16, 48, 4
+
+
+def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def a_dictionary(seed: int = 0, facts: Facts = Facts(site="blocks.1")) -> Dictionary:  # noqa: B008
+    made = Dictionary(D, WIDTH, parts.TopK(K), facts)
+    with torch.no_grad():
+        made.W_dec.copy_(F.normalize(numbers(WIDTH, D, seed=seed), dim=1))
+        made.W_enc.copy_(made.W_dec)
+    return made.requires_grad_(False)
+
+
+def a_bench(x: torch.Tensor, groups: int = 20, **facts) -> Bench:
+    group = np.arange(len(x)) * groups // len(x)
+    return Bench(x, group, np.arange(len(x)), np.zeros(len(x), int), "blocks", **facts)
+
+
+def value(results: contract.Results, name: str) -> float:
+    found = results[name]
+    assert isinstance(found, Sums), found
+    return found.value
+
+
+# --- core figures at known answers --------------------------------------------------------------------------------------
+
+
+def test_explained_variance_is_about_the_mean_of_each_dimension():
+    x = numbers(400, D) + 50                                # a mean that is far from zero
+    constant, perfect = a_dictionary(), controls.neurons(a_dictionary(), x, 0)
+    with torch.no_grad():
+        constant.W_enc.zero_(), constant.b_dec.copy_(x.mean(0))
+    found = core.reconstruction(constant, a_bench(x))
+    assert value(found, "explained_variance") == pytest.approx(0, abs=1e-6)
+    assert value(found, "cossim") > 0.9, "which is why a cosine alone says little"
+    found = core.reconstruction(perfect, a_bench(x))
+    assert value(found, "explained_variance") == pytest.approx(1, abs=1e-6) and value(found, "l0") == D
+    half = replace_rows(perfect, 0.5)
+    uneven = x * torch.rand(400, 1, generator=torch.Generator().manual_seed(1))
+    found = core.reconstruction(half, a_bench(uneven))
+    expected = 1 - (uneven - half(uneven)).double().pow(2).sum() / (uneven - uneven.mean(0)).double().pow(2).sum()
+    assert value(found, "explained_variance") == pytest.approx(float(expected), rel=1e-5)
+    assert value(found, "explained_variance_per_token") != pytest.approx(float(expected), rel=1e-2)
+
+
+def replace_rows(dictionary: Dictionary, scale: float) -> Dictionary:
+    made = Dictionary(D, dictionary.width, dictionary.sparsify, dictionary.facts)
+    with torch.no_grad():
+        made.W_dec.copy_(scale * dictionary.W_dec), made.W_enc.copy_(dictionary.W_enc), made.b_dec.copy_(dictionary.b_dec)
+    return made.requires_grad_(False)
+
+
+def test_shrinkage_is_below_one():
+    x = numbers(300, D)
+    half = replace_rows(controls.neurons(a_dictionary(), x * 0, 0), 0.5)
+    found = core.reconstruction(half, a_bench(x))
+    assert value(found, "relative_reconstruction_bias") == pytest.approx(0.5, rel=1e-4)
+    assert value(found, "l2_ratio") == pytest.approx(0.5, rel=1e-4)
+
+
+def test_codes_are_the_same_after_every_metric():
+    x, made = numbers(500, D), a_dictionary()
+    with torch.no_grad():
+        made.b_enc.fill_(-1.0)                               # so that some of the k places are empty
+    bench = a_bench(x)
+    before = made.encode(x).dense(WIDTH)
+    core.firing(made, bench), bench.dense(made, np.arange(5))
+    torch.testing.assert_close(bench.codes(made).dense(WIDTH), before)
+    assert np.array_equal(bench.dense(made, np.arange(500)), before.numpy())
+
+
+# --- the truth ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_true_directions_and_codes_score_one():
+    known = world(d=32, features=64, roots=4)
+    x, codes = known.sample(2_000)
+    every = Dictionary(32, 64, parts.LargestLinear(64))
+    with torch.no_grad():
+        every.W_dec.copy_(known.directions)
+    bench = known.bench(2_000)
+    bench._codes[id(every)] = (every, Codes(*_spread(bench.truth[1], 64)))
+    for order in (np.arange(64), np.random.default_rng(0).permutation(64)):
+        made = Dictionary(32, 64, parts.LargestLinear(64))
+        with torch.no_grad():
+            made.W_dec.copy_(known.directions[order])
+        dense = bench.truth[1].dense(64)[:, order]
+        bench._codes[id(made)] = (made, Codes(dense, torch.arange(64).expand(2_000, 64)))
+        found = truth.truth(made, bench)
+        assert value(found, "mcc") == pytest.approx(1) and value(found, "latent_f1") == 1 and value(found, "uniqueness") == 1
+        assert value(found, "absorption_true") == 0
+    assert len(x) == 2_000 and codes.l0.float().mean() > 1
+
+
+def _spread(codes: Codes, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return codes.dense(width), torch.arange(width).expand(len(codes.values), width)
+
+
+def test_a_world_has_families():
+    known = world()
+    on = known.sample(4_000)[1].dense(256).ne(0).numpy()
+    for child, parent in enumerate(known.parents):
+        if parent >= 0:
+            assert (on[:, child] <= on[:, parent]).all(), "a child never fires without its parent"
+    siblings = on[:, known.parents == 0].sum(1)
+    assert siblings.max() == 1, "siblings exclude each other"
+
+
+def test_absorption_is_seen_where_it_is_planted():
+    known = world(d=64, features=40, roots=8, children=2)
+    bench = known.bench(4_000)
+    dense = bench.truth[1].dense(40)
+    absorbing = dense.clone()
+    for child, parent in enumerate(known.parents):
+        if parent >= 0:
+            absorbing[dense[:, child] > 0, parent] = 0       # the parent is silent wherever a child is on
+    found = {}
+    for name, codes in (("whole", dense), ("absorbing", absorbing)):
+        made = Dictionary(64, 40, parts.LargestLinear(40))
+        with torch.no_grad():
+            made.W_dec.copy_(known.directions)
+        bench._codes[id(made)] = (made, Codes(codes, torch.arange(40).expand(len(codes), 40)))
+        found[name] = value(truth.truth(made, bench), "absorption_true")
+    assert found == {"whole": 0, "absorbing": 1}
+
+
+# --- intervals and verdicts ---------------------------------------------------------------------------------------------
+
+
+def test_a_figure_that_random_reaches_does_not_discriminate():
+    bench, lines = a_bench(numbers(2_000, D)), {}
+    facts = dict.fromkeys(("network", "fingerprint", "dictionary", "data", "tokens", "seeds"), "")
+    for line in lines_of(METRICS["reconstruction"], controls.random_initial(a_dictionary(), bench.x, 99), bench, facts):
+        lines[line.name] = line
+    # A dictionary of random rows beside others: none of its figures may claim that it was trained.
+    assert lines["l0"].verdict.startswith("describes")
+    low, high = lines["explained_variance"].difference[1:]
+    assert high - low < 0.2 and abs(low + high) / 2 < 0.05
+
+
+def test_paired_intervals_are_narrower_and_unpaired_ones_are_possible():
+    random = np.random.default_rng(0)
+    difficulty = random.normal(0, 5, 200)
+    ours, theirs = (mean_of(difficulty + shift + random.normal(0, 0.1, 200), "higher", "tasks") for shift in (0.3, 0.0))
+    difference, low, high = less(ours, theirs)
+    assert low < 0.3 < high and high - low < 0.1 < ours.interval[1] - ours.interval[0]
+    other = mean_of(random.normal(0, 5, 150), "higher", "tasks")
+    assert less(ours, other)[1] < -0.3 and less(ours, other)[2] > 0.5, "independent things give a wide interval"
+    assert average([ours, theirs]).value == pytest.approx((ours.value + theirs.value) / 2)
+
+
+def test_a_figure_that_plain_dimensions_reach_says_so():
+    bench = labelled()
+    facts = dict.fromkeys(("network", "fingerprint", "dictionary", "data", "tokens", "seeds"), "")
+    line = {line.name: line for line in lines_of(METRICS["targeted_perturbation"], axes(list(range(D))), bench, facts)}
+    assert line["tpp_intended"].no_better_than and "neurons" in line["tpp_intended"].no_better_than
+
+
+def test_what_is_undefined_has_a_reason_and_is_no_number():
+    found = mean_of([np.nan, np.nan, 1.0], "higher", "tasks")
+    assert isinstance(found, Undefined) and "1 of 3 tasks" in found.reason
+    assert mean_of([np.nan, 0.0, 1.0], "higher", "tasks").value == 0.5
+
+
+# --- probes -------------------------------------------------------------------------------------------------------------
+
+
+def test_probes_agree_with_scikit_learn():
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import f1_score, roc_auc_score
+    x, noise = numbers(300, 5).numpy().astype(np.float64) * [1, 10, 0.1, 1, 1] + 3, numbers(300, seed=1).numpy()
+    y = x[:, 0] + 5 * x[:, 2] + noise > 3.5 + 15
+    z = (x - x.mean(0)) / x.std(0)
+    ours, theirs = probes.fit(x, y, 0.01), LogisticRegression(C=1 / (0.01 * 300), tol=1e-10, max_iter=1000).fit(z, y)
+    np.testing.assert_allclose(ours(x), theirs.decision_function(z), atol=1e-3)
+    score = np.round(ours(x))
+    assert probes.auc(score, y) == pytest.approx(roc_auc_score(y, score))
+    assert probes.f1(ours(x), y) == pytest.approx(f1_score(y, ours(x) > 0))
+
+
+def labelled(n: int = 6_000) -> Bench:
+    """Activations in which six questions have a direction each, and a dictionary's rows are these directions."""
+    random = np.random.default_rng(0)
+    y = random.random((n, 6)) < 0.4
+    x = torch.from_numpy((y * 2.0) @ np.eye(6, D) + 0.3 * random.standard_normal((n, D))).float()
+    bench = a_bench(x, 60)
+    nothing = np.full(n, -1)
+    bench.__dict__["tasks"] = Tasks(tuple(f"class {i}" for i in range(6)), y, np.ones(n, bool), nothing, nothing, "made")
+    return bench
+
+
+def axes(order: list[int]) -> Dictionary:
+    made = Dictionary(D, D, parts.LargestLinear(D), Facts())
+    with torch.no_grad():
+        made.W_enc.copy_(torch.eye(D)), made.W_dec.copy_(torch.eye(D)[order])
+    return made.requires_grad_(False)
+
+
+def test_probing_knows_features_from_noise_and_shuffled_labels():
+    bench = labelled()
+    lines = {line.name: line for line in lines_of(
+        METRICS["sparse_probing"], axes(list(range(D))), bench,
+        dict.fromkeys(("network", "fingerprint", "dictionary", "data", "tokens", "seeds"), ""))}
+    line = lines["probing_auc_k1"]
+    assert line.figure.value > 0.98 and line.figure.n == 6
+    assert abs(line.controls["shuffled labels"].value - 0.5) < 0.1
+    assert line.controls["probe on all dimensions"].value > 0.98
+    assert line.tells and line.controls["random"].value < 0.95
+
+
+def test_perturbation_breaks_the_intended_probe_only():
+    bench = labelled()
+    own = METRICS["targeted_perturbation"].measure(axes(list(range(D))), bench)
+    assert value(own, "tpp_intended") > 0.2, "the class's own axis is among those that are cut"
+    assert value(METRICS["targeted_perturbation"].measure(axes(list(range(8, 16)) + list(range(8))), bench),
+                 "tpp_intended") < 0.1, "a decoder that points elsewhere breaks nothing"
+
+
+def test_removing_the_spurious_axis_repairs_a_biased_probe(monkeypatch):
+    from cutaway.dictionaries.quality import spurious
+    monkeypatch.setattr(spurious, "NS", (1, 2))
+    monkeypatch.setattr(spurious, "NAMES", ("scr_1", "scr_2"))
+    bench = labelled(12_000)
+    bench.x = bench.x + numbers(*bench.x.shape)               # so that the other question helps, and bias costs something
+    right = spurious.removal(axes(list(range(D))), bench)
+    wrong = spurious.removal(axes(list(range(8, 16)) + list(range(8))), bench)
+    assert value(right, "scr_1") > 0.2 > 0.0 > value(wrong, "scr_1")
+
+
+def test_a_dictionary_without_a_class_cannot_absorb_it():
+    bench = labelled()
+    y = bench.tasks.y[:, 0]
+    asked = absorption.question(bench, y, bench.tasks.known, bench.split(0), 0)
+    blind = axes(list(range(D)))
+    with torch.no_grad():
+        blind.W_enc[0] = 0
+    assert absorption.absorbed(axes(list(range(D))), bench, asked) == (0.0, 0.0)
+    assert absorption.absorbed(blind, bench, asked) is None
+
+
+# --- other diagnostics --------------------------------------------------------------------------------------------------
+
+
+def test_concentration_at_known_answers():
+    one, gaussian = np.zeros((1, 1000)), np.random.default_rng(0).standard_normal((1, 100_000))
+    one[0, 3] = 5
+    assert ablation.concentration(np.ones((1, 10)))[0] == pytest.approx(1)
+    assert ablation.concentration(one)[0] == pytest.approx(1e-3)
+    assert ablation.concentration(gaussian)[0] == pytest.approx(2 / np.pi, abs=0.01)
+
+
+def test_a_dictionary_is_stable_against_its_permutation_and_not_against_chance():
+    one = a_dictionary()
+    other = controls.permuted(one, numbers(50, D), 3)
+    assert stability.partners(one.W_dec, other.W_dec) == pytest.approx(np.ones(WIDTH), abs=1e-5)
+    assert stability.partners(one.W_dec, a_dictionary(7).W_dec).mean() < 0.7
+    with pytest.raises(ValueError, match="one site"):
+        stability.stability(one, a_bench(numbers(50, D), others=(a_dictionary(0, Facts(site="blocks.0")),)))
+
+
+def test_controls_are_what_they_say():
+    x, made = numbers(3_000, D) * torch.arange(1, D + 1) + 5, a_dictionary()
+    random = controls.random_initial(made, x, 0)
+    assert float(random.encode(x).l0.float().mean()) == pytest.approx(float(made.encode(x).l0.float().mean()), rel=0.05)
+    assert not torch.equal(random.W_dec, controls.random_initial(made, x, 1).W_dec)
+    shuffled = controls.permuted(made, x, 0)
+    assert torch.equal(shuffled.encode(x).values, made.encode(x).values)
+    torch.testing.assert_close(controls.neurons(made, x, 0)(x), x)
+    torch.testing.assert_close(controls.components(made, x, 0)(x), x, atol=1e-3, rtol=1e-3)
+    few = controls.few_components(made, x, 0)
+    left = (x - few(x)).pow(2).sum() / (x - x.mean(0)).pow(2).sum()
+    expected = np.linalg.eigvalsh(np.cov(x.numpy().T))
+    assert float(left) == pytest.approx(expected[:-few.width].sum() / expected.sum(), rel=1e-2)
+
+
+# --- labels of Python source --------------------------------------------------------------------------------------------
+
+SOURCE = '''import os  # why
+@cache
+def f(self, x=1):
+    """What it does."""
+    if x and g(self.Value, key="s"):
+        return [1, _a[0]]
+'''
+
+
+def marked(task: str, source: str = SOURCE) -> str:
+    marks = labels.python(source)
+    assert marks is not None
+    return "".join(c for c, m in zip(source, marks[task], strict=False) if m)
+
+
+@pytest.mark.parametrize(("task", "text"), [
+    ("comment", "# why"), ("docstring", '"""What it does."""'), ("import line", "import os  # why\n"),
+    ("decorator", "@cache\n"),
+    ("string", '"""What it does.""""s"'), ("self", "selfself"), ("attribute", "Value"), ("called", "fg"),
+    ("keyword argument", "xkey"), ("capitalised", "Value"), ("private", "_a"), ("number", "110"),
+    ("subscript", "0]"), ("keyword", "importdefifandreturn"),
+    ("line start", 'import@def"""What it does."""ifreturn')])
+def test_labels_of_known_source(task, text):
+    assert marked(task).replace(" ", "") == text.replace(" ", "")
+
+
+def test_brackets_and_indentation():
+    assert "self, x=1)" in marked("parameter") and "self" not in marked("display")
+    assert marked("call argument").startswith("self.Value") and 'key="s")' in marked("call argument")
+    assert marked("indent 2").strip().startswith("return") and not marked("indent 3").strip()
+    marks = labels.python(SOURCE)
+    assert marks["next newline"][SOURCE.index("why") + 3] and marks["next name"][SOURCE.index("import") + 6]
+
+
+def test_text_that_is_not_python_has_no_labels():
+    assert labels.python("it isn't (Python") is None
+
+
+# --- on a network -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def reading():
+    net = tiny_llama()
+    texts = [f"# number {i}\n" + "".join(f"def f{j}(self, x):\n    return self.x[{i + j}] + 'text'\n" for j in range(24))
+             for i in range(24)]
+    return net, cw.corpus(texts, net), texts
+
+
+def test_a_whole_profile_of_a_network(reading, tmp_path):
+    net, data, _ = reading
+    one = a_dictionary()
+    found = cw.profile(one, net, data, others=[a_dictionary(1)], tokens=4_000, metrics=[
+        "reconstruction", "firing", "weights", "behaviour", "ablation_sparsity", "stability", "truth"])
+    line = found["ce_loss_score"]
+    assert line.controls["neurons"].value == pytest.approx(1, abs=1e-3) and line.controls["neurons"].role == "ceiling"
+    assert {"random", "permuted"} <= {name for name, control in line.controls.items() if control.role == "floor"}
+    assert abs(found["kl"].controls["neurons"].value) < 1e-4
+    assert found["mcc"].verdict.startswith("undefined: what the activations")
+    assert found["stability_cosine"].figure.value < 0.9
+    kept = json.loads(found.save(tmp_path / "profile.json").read_text())
+    shown = next(line for line in kept["lines"] if line["name"] == "mcc")
+    assert shown["figure"]["value"] is None and shown["figure"]["undefined"] and kept["held_out"].startswith("whether")
+    assert all("(" not in line["metric"] and "@" in line["metric"] for line in kept["lines"])
+    again = cw.profile(one, net, data, tokens=4_000, metrics=["reconstruction"])
+    assert again["explained_variance"].figure == found["explained_variance"].figure
+    assert again["explained_variance"].digest == found["explained_variance"].digest
+    other = cw.profile(one, net, data, tokens=2_000, metrics=["reconstruction"])
+    assert other["explained_variance"].digest != found["explained_variance"].digest
+
+
+def test_tokens_get_the_labels_of_their_text(reading):
+    net, data, _ = reading
+    bench = gather(net, a_dictionary(), data, 3_000)
+    assert bench.grouped_by == "documents" and bench.groups == 24
+    tasks = bench.tasks
+    texts = {int(i): net.tokenizer.decode([int(i)]) for i in np.unique(tasks.token)}
+    assert tasks.known.all() and {"string", "keyword", "def line"} <= set(tasks.names)
+    quoted = [texts[int(i)] for i in tasks.token[tasks.of("string")]]
+    assert set("".join(quoted).replace(" ", "")) <= set("'text")
+    first, last = bench.split(0), bench.split(1)
+    assert all(len(set(first[bench.group == g])) == 1 for g in range(24)) and not np.array_equal(first, last)
+
+
+def test_documents_that_were_trained_on_are_left_out(reading):
+    net, data, texts = reading
+    half = cw.corpus(texts[:12], net)
+    free, said = held_out(data, half)
+    assert 0 < free.n_rows <= data.n_rows / 2 + 1 and "12 documents; rows with 12 that are were left out" in said
+    assert held_out(data, cw.corpus(["def other(): pass\n" * 40], net))[0].n_rows == data.n_rows
+    with pytest.raises(ValueError, match="which the dictionary was trained on"):
+        cw.profile(a_dictionary(), net, data, trained_on=data, metrics=["firing"])
+
+
+def test_bad_input_is_one_sentence(reading):
+    net, data, _ = reading
+    with pytest.raises(ValueError, match="there is no metric 'scores'; there are truth"):
+        cw.profile(a_dictionary(), net, data, metrics=["scores"])
+    with pytest.raises(ValueError, match="at least three seeds"):
+        cw.profile(a_dictionary(), net, data, seeds=(0,))
+    with pytest.raises(ValueError, match="give net"):
+        cw.profile(a_dictionary(), None, data)
+    assert replace(METRICS["truth"], version=2).name == "truth@2"

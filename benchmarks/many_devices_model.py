@@ -43,7 +43,7 @@ def memory(s: Shape) -> dict[str, float]:
     return {"weights and moments": latents * s.d * (2 * 12 + 2) + latents * (12 + 8),
             "activations of the batch": 4.0 * rows * s.d * 4,      # x, its centred copy, reconstruction or residual, gradient
             "gathered products": gathered,
-            "block of pre-activations": 2.0 * min(rows * latents, 2**31)}
+            "block of pre-activations": min(2.0 * rows * latents, 2.0**29)}
 
 
 @dataclass(frozen=True)

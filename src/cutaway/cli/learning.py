@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from . import folder, inputs
 def learn(model: Annotated[str, tyro.conf.Positional] = "pico", /, site: str = "", method: str = "topk", tokens: str = "1M",
           data: str = "stdlib", set: tuple[str, ...] = (), out: Path = Path("runs/learn"), batch: int = 1024, seed: int = 0,
           selection: str = "auto", accumulate: int = 1, patience: float | None = None, save_every: float = 120.0,
-          profile: bool = False, device: str = "cpu", pickle: bool = False) -> None:
+          profile: bool = False, device: str = "cpu", pickle: bool = False, split: str = "data") -> None:
     """Learn sparse features at one or more sites of a network, all in one pass over the data.
 
     Interrupted with Ctrl-C, the same command goes on where it stopped.
@@ -40,20 +41,24 @@ def learn(model: Annotated[str, tyro.conf.Positional] = "pico", /, site: str = "
         profile: Print where the time went.
         device: Where the network runs, such as cpu or cuda.
         pickle: Also read weights that are saved as a pickle.
+        split: What is divided among processes that torchrun started: data, width or sites.
     """
     from ..timing import profiled
     from ..train import Schedule, Settings
     from ..train import learn as train
     recipe, settings = _recipe(method, set), Settings(selection, accumulate, Schedule(patience=patience))
-    net = inputs.network(model, device, pickle)
+    local = os.environ.get("LOCAL_RANK")
+    net = inputs.network(model, f"cuda:{local}" if local and device == "cuda" else device, pickle)
     site = site or f"blocks.{max(0, (net.n_blocks - 1) // 2)}"
     source = inputs.data(data, net)
     folder.begin(out, "learn", {"model": model, "site": site, "method": method, "tokens": tokens, "data": data, "set": set,
                                 "out": out, "batch": batch, "seed": seed, "selection": selection, "accumulate": accumulate,
                                 "patience": patience, "save_every": save_every, "profile": profile, "device": device,
-                                "pickle": pickle})
+                                "pickle": pickle, "split": split})
     with profiled() if profile else nullcontext() as times:
-        run = train(net, source, {site: recipe}, tokens, batch, seed, out, save_every, settings)
+        run = train(net, source, {site: recipe}, tokens, batch, seed, out, save_every, settings, split=split)
+    if int(os.environ.get("RANK", 0)):
+        return      # the first process speaks for all
     for key, history in run.history.items():
         last = history[-1]
         print(f"{key}: {last['tokens']:,} tokens, FVU {last['fvu']:.4f} on the last batch, L0 {last['l0']:.1f}, "

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from .. import kernels
 from .codes import Codes
+from .ranks import Ranks
 
 if TYPE_CHECKING:
     from .dictionary import Dictionary
@@ -87,7 +88,8 @@ class Pass:
     """One training pass, for loss terms to read.
 
     x: [n, d] in normalised units, and its codes; silent: [width] tokens since each latent last fired; variance: of x about
-    its mean, per token; progress: the share of training that is done; penalty: what steers L0, where something does.
+    its mean, per token; progress: the share of training that is done; penalty: what steers L0, where something does;
+    ranks: the processes that share the batch or the dictionary.
     """
 
     dictionary: Dictionary
@@ -97,6 +99,7 @@ class Pass:
     variance: float
     progress: float
     penalty: float = 1.0
+    ranks: Ranks = Ranks()
 
     @cached_property
     def reconstruction(self) -> Tensor:
@@ -158,17 +161,17 @@ class AuxK:
 
     def __call__(self, p: Pass) -> Tensor:
         dead = self.dead(p)
-        k = self.k or p.x.shape[-1] // 2
-        if len(dead) == 0:
+        k, n_dead = self.k or p.x.shape[-1] // 2, int(p.ranks.over_latents(torch.tensor(len(dead))))
+        if n_dead == 0:
             return p.x.new_zeros(())
         d = p.dictionary
         residual = -p.error[1]
         made = self._reconstruction(p.x - d.b_dec, kernels.take(d.W_enc, dead), d.b_enc[dead], kernels.take(d.W_dec, dead),
-                                    min(k, len(dead)))
+                                    min(k, n_dead))
         error = made - residual
-        spread = (residual - residual.mean(0)).pow(2).sum(-1).mean()
+        spread = p.ranks.mean((residual - p.ranks.mean(residual)).pow(2).sum(-1))
         loss = error.pow(2).sum(-1).mean() / spread.clamp(min=torch.finfo(spread.dtype).tiny)
-        return self.weight * min(1.0, len(dead) / k) * loss
+        return self.weight * min(1.0, n_dead / k) * loss
 
     def _reconstruction(self, x: Tensor, encoder: Tensor, bias: Tensor, decoder: Tensor, k: int) -> Tensor:
         """By the k largest of some latents; few latents are multiplied as matrices, which is faster than choosing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,8 +49,11 @@ class Recipe:
                 "losses": [part_to_json(term) for term in self.losses], "unit_norm": self.unit_norm, "tied": self.tied,
                 "lr": self.rate, "l0": self.l0, "initial": self.initial}
 
-    def build(self, sample: Tensor, generator: torch.Generator) -> Dictionary:
+    def build(self, sample: Tensor, generator: torch.Generator, make: Callable[..., Dictionary] = Dictionary,
+              latents: range | None = None) -> Dictionary:
         """A dictionary at the start of training, from a sample [n, d] of activations in normalised units.
+
+        make: the kind of dictionary; latents: only these of all are made, the same as they are among all.
 
         The bias is the sample's geometric median. Decoder rows are unit vectors, random or along random activations from
         the bias; the encoder is the decoder, scaled so that the first reconstructions have the least squared error. Of all
@@ -57,12 +61,13 @@ class Recipe:
         million tokens was 0.25 in place of 0.09.
         """
         d = sample.shape[-1]
-        dictionary = Dictionary(d, self.width, self.sparsify, Facts(recipe=self.json()), self.tied)
+        mine = range(self.width) if latents is None else latents
+        dictionary = make(d, len(mine), self.sparsify, Facts(recipe=self.json()), self.tied)
         with torch.no_grad():
             dictionary.b_dec.copy_(geometric_median(sample[:8192]))
-            rows = torch.randn(self.width, d, generator=generator)
+            rows = random_rows(self.width, d, mine, generator)
             if self.initial == "data":
-                chosen = torch.randint(len(sample), (self.width,), generator=generator)
+                chosen = torch.randint(len(sample), (self.width,), generator=generator)[mine.start: mine.stop]
                 rows = sample[chosen] - dictionary.b_dec + 0.05 * rows * (sample.var(0).mean() ** 0.5)
             rows = rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-12)
             dictionary.W_dec.copy_(rows)
@@ -74,6 +79,15 @@ class Recipe:
                 scale = (made * probe).sum() / made.pow(2).sum().clamp(min=1e-12)
                 dictionary.W_enc.mul_(scale.clamp(min=0.01, max=10.0))
         return dictionary
+
+
+def random_rows(width: int, d: int, chosen: range, generator: torch.Generator, block: int = 2**16) -> Tensor:
+    """Some rows of torch.randn(width, d), made in blocks, so that they take no more memory than there are of them."""
+    parts = []
+    for first in range(0, width, block):
+        rows = torch.randn(min(block, width - first), d, generator=generator)
+        parts.append(rows[max(0, chosen.start - first): max(0, chosen.stop - first)].clone())
+    return torch.cat(parts)
 
 
 def geometric_median(x: Tensor, steps: int = 50) -> Tensor:

@@ -157,12 +157,13 @@ class Harvest:
         # The third key keeps the sample apart from the order of every epoch.
         return self.read(site, counting(Permutation(counting.n, 0, 0, 1)(places)))
 
-    def batches(self, sites: Iterable[str], batch: int, seed: int = 0, start: int = 0,
-                epoch: int = 0) -> Iterator[tuple[dict[str, Tensor], int]]:
+    def batches(self, sites: Iterable[str], batch: int, seed: int = 0, start: int = 0, epoch: int = 0,
+                part: tuple[int, int] = (0, 1), read: Iterable[str] | None = None) -> Iterator[tuple[dict[str, Tensor], int]]:
         """One epoch: every token that counts at all of the sites once, in an order of all of them by seed and epoch.
 
         Gives ({site: x [batch, d]}, position), the same tokens at each site; with start=position another reader goes on
-        from there exactly, at no cost. What is left at the end and fills no batch is not given.
+        from there exactly, at no cost. What is left at the end and fills no batch is not given. part: (i, n) gives only the
+        i-th of n equal parts of each batch; read: only these of the sites.
         """
         sites = [self._site(site) for site in dict.fromkeys([sites] if isinstance(sites, str) else sites)]
         counting = Without(self.n, self._sinks(sites))
@@ -171,9 +172,10 @@ class Harvest:
                              f"{batch:,}; take a batch from 1 to {counting.n:,}, or harvest more.")
         if not 0 <= start <= counting.n:
             raise ValueError(f"an epoch has the positions 0 to {counting.n:,}; found start={start:,}.")
-        order = Permutation(counting.n, seed, epoch)
-        self.verify(sites)
-        return ((self._read(sites, counting(order(np.arange(place, place + batch)))), place + batch)
+        order, wanted = Permutation(counting.n, seed, epoch), sites if read is None else [self._site(site) for site in read]
+        self.verify(wanted)
+        mine = np.arange(batch // part[1] * part[0], batch // part[1] * (part[0] + 1))
+        return ((self._read(wanted, counting(order(place + mine))), place + batch)
                 for place in range(start, counting.n - batch + 1, batch))
 
     def verify(self, sites: Iterable[str] | None = None) -> None:

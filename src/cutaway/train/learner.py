@@ -58,7 +58,7 @@ class Learner:
             replace(term, dead_after=max(1, int(DEAD_SHARE * steps * batch)))
             if isinstance(term, AuxK) and not term.dead_after else term for term in recipe.losses)
         self.losses = self.ranks.terms(losses)
-        self.dictionary = self.ranks.build(recipe, (sample / self.scale).float(), generator).to(sample.device)
+        self.dictionary = self.ranks.build(recipe, (sample / self.scale).float().cpu(), generator).to(sample.device)
         self.silent = torch.zeros(self.dictionary.width, dtype=torch.int64, device=sample.device)
         self.penalty, self.excess = 1.0, 0.0
         fast = self.settings.selection == "fast" or (

@@ -34,8 +34,8 @@ class Data(Joined):
     def own(self, plan: Plan, batch: int) -> Plan:
         for key, (_, recipe) in plan.items():
             if self.group.size > 1 and hasattr(recipe.sparsify, "after"):
-                raise ValueError(f"{key} is to be learned with {recipe.name}, which chooses latents over whole batches, of which "
-                                 "each rank has a part with split='data'; take split='sites'.")
+                raise ValueError(f"{key} is to be learned with {recipe.name}, which chooses latents over whole batches, of "
+                                 "which each rank has a part with split='data'; take split='sites'.")
         return super().own(plan, batch)
 
     def seen(self, fvu: float, fired: Tensor) -> tuple[float, Tensor]:

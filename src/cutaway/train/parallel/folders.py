@@ -61,7 +61,8 @@ def _plain(error: BaseException, place: Path) -> OSError:
     if any(getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(cause) for cause in causes):
         return OSError(errno.ENOSPC, f"there is no space left on the disk to write {place}; free some and run this again: what "
                        "was saved before is still there")
-    return OSError(errno.EIO, f"the checkpoint {place} could not be written ({causes[-1]}); what was saved before is still there")
+    return OSError(errno.EIO, f"the checkpoint {place} could not be written ({causes[-1]}); what was saved before is still "
+                   "there")
 
 
 def found(out: Path) -> list[Path]:

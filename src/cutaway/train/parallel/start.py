@@ -66,8 +66,8 @@ def _group(device: torch.device) -> Group:
     local = int(os.environ.get("LOCAL_RANK", 0))
     if device.type == "cuda":
         if device.index != local and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1:
-            raise ValueError(f"each rank needs a GPU of its own: this one's network is on {device} and belongs on cuda:{local}; "
-                             "open it there, by the environment's LOCAL_RANK.")
+            raise ValueError(f"each rank needs a GPU of its own: this one's network is on {device} and belongs on "
+                             f"cuda:{local}; open it there, by the environment's LOCAL_RANK.")
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=HUNG)

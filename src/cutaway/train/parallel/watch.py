@@ -44,7 +44,13 @@ class Watch:
             store.set(name, f"{host} {server.getsockname()[1]}")
             server.settimeout(120)
             while len(self.lines) < self.size - 1:
-                line, _ = server.accept()
+                try:
+                    line, _ = server.accept()
+                except TimeoutError:
+                    here = {0, *self.lines.values()}
+                    missing = ", ".join(str(rank) for rank in range(self.size) if rank not in here)
+                    raise RuntimeError(f"the ranks {missing} of {self.size} did not come within two minutes; start all of them "
+                                       "again.") from None
                 rank = int.from_bytes(line.recv(4, socket.MSG_WAITALL), "big")
                 self.lines[_kept_alive(line)] = rank
 

@@ -1,0 +1,46 @@
+"""The command that compares methods with each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from . import folder
+
+
+def bench(what: Annotated[Literal["dictionaries"], tyro.conf.Positional], /, out: Path = Path("runs/bench-dictionaries"),
+          scenes: tuple[str, ...] = (), methods: tuple[str, ...] = (), seeds: int = 3, samples: str = "200k", batch: int = 256,
+          frontier: bool = True, tune: bool = True, quick: bool = False) -> None:
+    """Train every method at equal L0 on activations with known features and on pico; write one table and one plot.
+
+    Each training is kept when it is finished, so that the same command goes on where it stopped.
+
+    Args:
+        what: What is compared.
+        out: Folder for the trainings, dictionaries.md, dictionaries.json and dictionaries.png.
+        scenes: Names of worlds, or pico; left out, all but the full SynthSAEBench (synth-sae-bench), which takes days here.
+        methods: Names from the catalogue; left out, all that learn from activations alone.
+        seeds: How many.
+        samples: Activations of each training.
+        batch: Activations of each step.
+        frontier: Also train at other L0, where a scene has some, for the plot.
+        tune: Try each method at its own learning rate and at 0.3 of it, on validation data; else at its own alone.
+        quick: A few methods, seeds and samples, to see whether it works.
+    """
+    from dataclasses import replace
+
+    from ..bench import QUICK, Plan, report
+    from ..bench import bench as run
+    from ..counts import count_of
+    given = Plan(scenes or Plan().scenes, methods, tuple(range(seeds)), count_of(samples), batch,
+                 (1.0, 0.3) if tune else (1.0,), frontier)
+    plan = replace(QUICK, scenes=scenes or QUICK.scenes, methods=methods or QUICK.methods) if quick else given
+    if not (out / "config.json").exists():
+        folder.begin(out, "bench", {"what": what, "out": out, "scenes": scenes, "methods": methods, "seeds": seeds,
+                                    "samples": samples, "batch": batch, "frontier": frontier, "tune": tune, "quick": quick})
+    found = run(out, plan)
+    path = report(out, found, {"samples": plan.samples, "batch": plan.batch, "rates": list(plan.rates)})
+    print(path.read_text(encoding="utf-8"))
+    print(f"The table is {path}, the plot {path.with_suffix('.png')}, and every figure is in {path.with_suffix('.json')}.")

@@ -1,0 +1,187 @@
+"""The app in a real browser: found, read, pushed, labelled, reloaded, and no request leaves the machine."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import browser
+import pytest
+from app_cases import a_run
+
+import cutaway as cw
+from cutaway.app import Library, application, export
+from cutaway.app.serving import listen
+
+pytestmark = [
+    pytest.mark.skipif(browser.program() is None, reason=f"no browser is installed (looked for {', '.join(browser.NAMES)})"),
+    pytest.mark.skipif(find_spec("websocket") is None, reason="websocket-client is not installed, and speaks with the browser")]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return a_run(tmp_path_factory.mktemp("runs") / "learn")
+
+
+@pytest.fixture(scope="module")
+def address(run: Path) -> Iterator[str]:
+    import uvicorn
+    listening = listen("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(application(Library([run])), log_level="warning", access_log=False))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    server.should_exit = True
+    thread.join(timeout=10)
+
+
+@pytest.fixture()
+def tab() -> Iterator[browser.Tab]:
+    with browser.browser() as opened:
+        yield opened
+
+
+def at_home(tab: browser.Tab, address: str) -> None:
+    """Nothing went wrong, and nothing was asked of any other place."""
+    assert tab.troubles == []
+    assert tab.requests and {url for url in tab.requests if not url.startswith((address + "/", "data:", "about:"))} == set()
+
+
+def test_a_feature_is_found_read_pushed_and_labelled(tab: browser.Tab, address: str, run: Path):
+    tab.go(address + "/")
+    tab.js("document.querySelector('.card').click()")            # one click from the front page
+    tab.until("document.querySelectorAll('[data-kind=glance] mark.p').length >= 5")
+    assert "It fires at" in tab.js("document.querySelector('.lede').innerText")
+
+    tab.key("/")
+    tab.until("document.activeElement.id === 'find'")
+    tab.type("self")
+    tab.key("Enter")
+    tab.until("location.search.includes('q=self') && document.querySelectorAll('[data-list] tbody tr').length > 1")
+    tab.key("j")
+    tab.key("j")
+    second = tab.js("document.activeElement.textContent")
+    assert second == tab.js("document.querySelectorAll('[data-list] tbody tr')[1].querySelector('a').textContent")
+    tab.key("k")
+    tab.key("Enter")
+    tab.until("location.pathname.includes('/f/')")
+
+    with cw.FeatureStore(cw.stores(run)["blocks.0"]) as store:
+        busiest = int(store.counts.argmax())
+    tab.go(f"{address}/d/blocks.0/f/{busiest}")
+    tab.js("document.querySelector('#tab-quantiles').click()")
+    shown = "[...document.querySelectorAll('#list-quantiles li')].filter(row => row.checkVisibility()).length"
+    assert tab.js(shown) == 11                                    # ten, and the way to more
+    tab.js("document.querySelector('#list-quantiles .more a').click()")
+    tab.until(f"{shown} === 21")
+    assert tab.js("location.hash") == "#quantiles"
+
+    tab.js("document.querySelector('svg .bin').dispatchEvent(new MouseEvent('click', {bubbles: true, cancelable: true}))")
+    tab.until("document.querySelector('#interval ol li')")
+    assert "firings from" in tab.js("document.querySelector('#interval h4').innerText") and tab.js(shown) == 0
+    tab.js("document.querySelector('[data-close]').click()")
+    assert tab.js(shown) == 21
+
+    tab.js("document.querySelector('#least').value = 20; document.querySelector('#least').dispatchEvent(new Event('input'))")
+    assert tab.js("document.querySelectorAll('#contexts mark.low').length") > 0
+
+    tab.js("document.querySelector('#prompt').focus()")
+    tab.type("def main(")
+    tab.js("document.querySelector('[name=new_tokens]').value = 6; document.querySelector('#prompt').form.requestSubmit()")
+    tab.until("document.querySelectorAll('#steered pre').length === 2")
+    assert "KL divergence" in tab.js("document.querySelector('#steered').innerText")
+
+    tab.js("document.querySelector('#text').focus()")
+    tab.type("def f(self): return 1")
+    tab.js("document.querySelector('#text').form.requestSubmit()")
+    tab.until("document.querySelector('#tried .read')")
+
+    tab.js("document.querySelector('input.name').value = ''; document.querySelector('input.name').focus()")
+    tab.type("<b>my</b> label")
+    tab.key("Enter")
+    tab.until("document.querySelector('#about .note')")
+    tab.do("Page.reload")
+    tab.until("document.readyState === 'complete' && document.querySelector('input.name')?.value === '<b>my</b> label'")
+    assert tab.js("document.querySelector('#tab-quantiles').checked")       # the tab is part of the address
+    before = tab.js("location.pathname")
+    tab.key("j")
+    tab.until(f"location.pathname !== '{before}'")
+    at_home(tab, address)
+
+
+def test_the_table_the_map_and_the_methods_answer_while_one_types(tab: browser.Tab, address: str):
+    tab.go(address + "/d/blocks.0/")
+    tab.js("document.querySelectorAll('[data-list] thead a')[0].click()")
+    tab.until("location.search.includes('sort=latent')")
+    first = tab.until("document.querySelector('[data-list] tbody a')?.textContent")
+    assert first == "63" and tab.js("document.querySelector('#filters').elements.sort.value") == "latent"
+    tab.js("document.querySelector('#filters [name=q]').focus()")
+    tab.type("17")
+    tab.until("document.querySelector('#table').innerText.includes('“17”')")
+    assert "sort=latent" in tab.js("location.search")
+    tab.go(address + "/d/blocks.0/map")
+    assert tab.js("[...document.querySelector('#map').getContext('2d').getImageData(0, 0, 1100, 500).data].some(v => v)")
+    tab.js("const find = document.querySelector('#map-find'); find.value = '17'; find.dispatchEvent(new Event('input'))")
+    assert tab.js("document.querySelector('#chosen a').textContent") == "17"
+    tab.js("document.querySelector('#chosen a').click()")
+    tab.until("location.pathname.endsWith('/f/17')")
+    tab.go(address + "/catalogue")
+    tab.js("document.querySelector('main input[type=search]').focus()")
+    tab.type("steer")
+    tab.until("[...document.querySelectorAll('#methods h3')].length < 12 && document.querySelector('#steer')")
+    tab.js("document.querySelector('#theme').click()")
+    assert tab.js("document.documentElement.dataset.theme") == "dark"
+    at_home(tab, address)
+
+
+# Contrast of text with what is behind it, by the formula of WCAG 2; colours are read through a canvas.
+CONTRAST = """
+[...document.querySelectorAll('p, dt, dd, td, th, a, h1, h2, h4, label, button, pre, .note')].filter(e =>
+    e.checkVisibility() && e.innerText?.trim() && !e.closest('.hide, .skip') && Number(getComputedStyle(e).opacity) > 0.9
+  ).map(e => {
+  const pen = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});
+  const read = (colour) => {
+    pen.clearRect(0, 0, 1, 1); pen.fillStyle = colour; pen.fillRect(0, 0, 1, 1);
+    return [...pen.getImageData(0, 0, 1, 1).data]; };
+  let back = e, seen = [0, 0, 0, 0];
+  while (back && seen[3] < 255) { seen = read(getComputedStyle(back).backgroundColor); back = back.parentElement; }
+  const light = ([r, g, b]) => [r, g, b].map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+      .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const [a, b] = [light(read(getComputedStyle(e).color)), light(seen)].sort((x, y) => y - x);
+  return [(a + 0.05) / (b + 0.05), e.tagName + ' ' + e.className + ' ' + e.innerText.slice(0, 30)];
+}).filter(([ratio]) => ratio < 4.5).slice(0, 5)
+"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 400])
+def test_pages_fit_and_can_be_read_in_both_themes(width: int, theme: str, tab: browser.Tab, address: str):
+    tab.shape(width, 800, theme)
+    for page in ("/", "/d/blocks.0/", "/d/blocks.1/f/3", "/d/blocks.0/map", "/d/blocks.0/search?q=self&by=text",
+                 "/d/blocks.0/row/1", "/compare", "/evaluations", "/units", "/catalogue"):
+        tab.go(address + page)
+        assert tab.js("document.documentElement.scrollWidth") <= width, f"{page} is wider than the screen"
+        assert tab.js(CONTRAST) == [], page
+    at_home(tab, address)
+
+
+def test_the_site_opens_from_a_folder(tab: browser.Tab, run: Path, tmp_path: Path):
+    front = export([run], tmp_path / "site", [3, 4])
+    folder = (tmp_path / "site").as_uri()
+    tab.go(front.as_uri())
+    tab.js("document.querySelector('.button').click()")
+    tab.until("location.href.endsWith('features.html')")
+    tab.until("document.readyState === 'complete' && document.querySelector('[data-list] tbody a')")
+    tab.js("document.querySelector('[data-list] tbody a').click()")
+    tab.until("location.href.includes('/f/') && document.readyState === 'complete'")
+    tab.js("document.querySelector('#tab-random').click()")
+    assert tab.js("document.querySelector('[data-kind=random]').checkVisibility()")
+    assert tab.js("getComputedStyle(document.body).backgroundColor") not in ("", "rgba(0, 0, 0, 0)")
+    tab.go(f"{folder}/d/blocks.0/map.html")
+    assert tab.js("[...document.querySelector('#map').getContext('2d').getImageData(0, 0, 1100, 500).data].some(v => v)")
+    assert tab.troubles == [] and all(url.startswith((folder, "data:")) for url in tab.requests)

@@ -26,9 +26,11 @@ from torch.testing import assert_close
 import cutaway
 from cutaway import Edit, Network
 from cutaway.catalogue import find, methods
+from cutaway.dictionaries import Recipe
 from cutaway.dictionaries.dictionary import Dictionary
 
-SCORES, EDITS, DICTIONARIES = (list(methods(family)) for family in ("score", "edit", "dictionary"))
+SCORES, EDITS = (list(methods(family)) for family in ("score", "edit"))
+DICTIONARIES = [id for id, m in methods("dictionary").items() if m.signature.return_annotation in (Recipe, "Recipe")]
 FAMILIES = ["gpt2", "llama", "bert", "vit", "cnn", "mlp"]
 
 
@@ -191,7 +193,7 @@ def test_a_metric_of_the_wrong_shape_is_named(score: str) -> None:
 SITES = {"gpt2": "blocks.1", "llama": "blocks.1.mlp", "bert": "blocks.0", "vit": "blocks.1", "mlp": "2:in"}
 
 
-def dictionary(recipe: str, name: str, width: int = 40) -> Dictionary:
+def dictionary(recipe: str, name: str, width: int = 64) -> Dictionary:
     """A dictionary as it is at the start of training, at a site of a network."""
     net = network(name)
     site = net.site(SITES[name])
@@ -207,7 +209,7 @@ def dictionary(recipe: str, name: str, width: int = 40) -> Dictionary:
 def test_features_are_a_site_that_keeps_the_laws_of_the_gate(recipe: str, name: str) -> None:
     net, of, made = network(name), data(name).rows([0, 1]), dictionary(recipe, name)
     site, before, plain = made.features(net), traces(net), output(net, of)
-    assert site.n == made.width == 40
+    assert site.n == made.width == 64
     x = net.record(of, made.site)[made.site]
     codes = made.encode(x)
     assert codes.values.shape == codes.indices.shape and codes.values.shape[:-1] == x.shape[:-1]
@@ -217,7 +219,7 @@ def test_features_are_a_site_that_keeps_the_laws_of_the_gate(recipe: str, name: 
         assert torch.equal(output(net, of), plain)
     with net.edited(Edit(site, cutaway.network.same)):
         assert torch.equal(output(net, of), plain)
-    one = int(codes.indices[codes.values > 0][0])
+    one = int(codes.indices.flatten()[codes.values.abs().argmax()])
     gate = torch.ones(made.width).index_fill(0, torch.tensor(one), 0.0)
     with net.edited(Edit(site, gate=gate, over="u")):
         without = net.record(of, made.site)[made.site]

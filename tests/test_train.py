@@ -125,7 +125,7 @@ def least_step(folder: Path) -> int:
     try:
         with safetensors.safe_open(str(folder / "checkpoint.safetensors"), "pt") as file:
             learners = json.loads(file.metadata()["cutaway"])["learners"]
-    except (FileNotFoundError, safetensors.SafetensorError):
+    except (OSError, safetensors.SafetensorError):   # it is being replaced
         return 0
     return min(facts["step"] for facts in learners.values())
 

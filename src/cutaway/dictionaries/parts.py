@@ -8,6 +8,7 @@ recipe can be printed, saved and compared.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -185,6 +186,6 @@ class AuxK:
 
 
 def part_to_json(part: Any) -> dict[str, Any]:
-    """A part as data: its name and its settings."""
+    """A part as data: its name and its settings, as they are read again from JSON."""
     name = next((name for name, kind in SPARSIFIERS.items() if type(part) is kind), type(part).__name__)
-    return {"name": name, **vars(part)}
+    return {"name": name, **json.loads(json.dumps(vars(part)))}

@@ -28,11 +28,11 @@ from safetensors import safe_open
 from tqdm.auto import tqdm
 
 import cutaway as cw
+from cutaway.counts import count_of
 from cutaway.dictionaries import Dictionary, Facts, evaluate
 from cutaway.dictionaries.parts import TopK
 from cutaway.files import write, write_json
 from cutaway.metrics import Reconstruction
-from cutaway.counts import count_of
 
 SHOWN = {"fvu": "FVU", "loss_recovered_zero": "loss recovered (zero)", "loss_recovered_mean": "loss recovered (mean)",
          "kl": "KL", "dead": "dead"}

@@ -27,8 +27,8 @@ from train_steps import memory_section, memory_table, steps_section, steps_table
 from train_sweep import sweep_section, sweep_table
 from workers import machine
 
-from cutaway.files import write, write_json
 from cutaway.counts import count_of
+from cutaway.files import write, write_json
 
 Section = tuple[Callable[[argparse.Namespace], dict[str, Any]], Callable[[dict[str, Any]], str]]
 SECTIONS: dict[str, Section] = {

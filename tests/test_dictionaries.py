@@ -164,7 +164,8 @@ def test_the_file_states_its_conventions(tmp_path: Path) -> None:
         header = json.loads(file.metadata()["cutaway"])
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     assert shapes == {"W_enc": (WIDTH, D), "W_dec": (WIDTH, D), "b_enc": (WIDTH,), "b_dec": (D,)}
-    assert header["sparsify"] == {"name": "topk", "k": 4, "first": None} and header["site"] == "blocks.0" and header["max_norm"] == 3.0
+    assert header["sparsify"] == {"name": "topk", "k": 4, "first": None}
+    assert header["site"] == "blocks.0" and header["max_norm"] == 3.0
     assert {"format", "d", "width", "tied", "layout", "b_dec", "input_scale", "skip_tokens", "recipe"} <= header.keys()
 
 

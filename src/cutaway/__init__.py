@@ -4,15 +4,23 @@ from .catalogue import methods
 from .data import arrays, corpus, images, text
 from .data.corpora import stdlib
 from .dictionaries import (
+    ATM,
+    CSR,
+    GBA,
+    VSAE,
     AbsTopK,
     BatchTopK,
     Dictionary,
+    FeatureChoice,
     Gated,
     GroupMax,
     JumpReLU,
     KSparse,
     Matryoshka,
+    MutualChoice,
+    Progressive,
     ReLU,
+    TopAFA,
     TopK,
     evaluate,
     watch,
@@ -32,9 +40,9 @@ from .units import Units, units
 __version__ = "0.1.0"
 
 __all__ = [
-    "AbsTopK", "BatchTopK", "Covariance", "Dictionary", "Edit", "Endpoint", "FeatureStore", "Gated", "GroupMax", "Harvest",
-    "JumpReLU", "KSparse", "Matryoshka", "Moments", "Network", "ReLU", "Sample", "Schedule", "Settings", "Site", "TopK",
-    "Units", "arrays", "clamp", "corpus", "difference", "evaluate", "explain", "harvest", "images", "learn", "load",
-    "load_dictionaries", "load_dictionary", "mean_ablate", "measure", "methods", "observe", "open", "profile",
-    "resample_ablate", "row_loss", "save_dictionary", "stdlib", "steer", "store", "stores", "text", "units", "watch",
-    "zero_ablate"]
+    "ATM", "CSR", "GBA", "VSAE", "AbsTopK", "BatchTopK", "Covariance", "Dictionary", "Edit", "Endpoint", "FeatureChoice",
+    "FeatureStore", "Gated", "GroupMax", "Harvest", "JumpReLU", "KSparse", "Matryoshka", "Moments", "MutualChoice", "Network",
+    "Progressive", "ReLU", "Sample", "Schedule", "Settings", "Site", "TopAFA", "TopK", "Units", "arrays", "clamp", "corpus",
+    "difference", "evaluate", "explain", "harvest", "images", "learn", "load", "load_dictionaries", "load_dictionary",
+    "mean_ablate", "measure", "methods", "observe", "open", "profile", "resample_ablate", "row_loss", "save_dictionary",
+    "stdlib", "steer", "store", "stores", "text", "units", "watch", "zero_ablate"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,7 +13,8 @@ from . import folder
 
 def bench(what: Annotated[Literal["dictionaries"], tyro.conf.Positional], /, out: Path = Path("runs/bench-dictionaries"),
           scenes: tuple[str, ...] = (), methods: tuple[str, ...] = (), seeds: int = 3, samples: str = "200k", batch: int = 256,
-          frontier: bool = True, tune: bool = True, quick: bool = False) -> None:
+          frontier: bool = True, tune: bool = True, quick: bool = False,
+          show: bool = False) -> None:
     """Train every method at equal L0 on activations with known features and on pico; write one table and one plot.
 
     Each training is kept when it is finished, so that the same command goes on where it stopped.
@@ -28,19 +30,22 @@ def bench(what: Annotated[Literal["dictionaries"], tyro.conf.Positional], /, out
         frontier: Also train at other L0, where a scene has some, for the plot.
         tune: Try each method at its own learning rate and at 0.3 of it, on validation data; else at its own alone.
         quick: A few methods, seeds and samples, to see whether it works.
+        show: Train nothing; write the table and the plot of what is there.
     """
     from dataclasses import replace
 
-    from ..bench import QUICK, Plan, report
+    from ..bench import QUICK, Plan, kept, report
     from ..bench import bench as run
     from ..counts import count_of
     given = Plan(scenes or Plan().scenes, methods, tuple(range(seeds)), count_of(samples), batch,
                  (1.0, 0.3) if tune else (1.0,), frontier)
     plan = replace(QUICK, scenes=scenes or QUICK.scenes, methods=methods or QUICK.methods) if quick else given
+    if show and not (out / "budget.json").exists():
+        raise ValueError(f"there are no trainings in {out}; run the same without --show first.")
     if not (out / "config.json").exists():
         folder.begin(out, "bench", {"what": what, "out": out, "scenes": scenes, "methods": methods, "seeds": seeds,
                                     "samples": samples, "batch": batch, "frontier": frontier, "tune": tune, "quick": quick})
-    found = run(out, plan)
-    path = report(out, found, {"samples": plan.samples, "batch": plan.batch, "rates": list(plan.rates)})
+    found = kept(out, plan) if show else run(out, plan)
+    path = report(out, found, json.loads((out / "budget.json").read_text(encoding="utf-8")))
     print(path.read_text(encoding="utf-8"))
     print(f"The table is {path}, the plot {path.with_suffix('.png')}, and every figure is in {path.with_suffix('.json')}.")

@@ -54,10 +54,10 @@ def rerun(run: Annotated[Path, tyro.conf.Positional], /, out: Path | None = None
         run: The folder of an earlier run.
         out: Where to write this time; left out, the folder's own name with -again.
     """
-    from . import editing, explaining, harvesting, learning, parts, storing
+    from . import benching, editing, explaining, harvesting, learning, parts, storing
     commands: dict[str, Callable[..., None]] = {
         "demo": demo, "learn": learning.learn, "harvest": harvesting.harvest, "score": parts.score, "edit": editing.edit,
-        "explain": explaining.explain, "store": storing.store}
+        "explain": explaining.explain, "store": storing.store, "bench": benching.bench}
     config = folder.read(run)
     if config["command"] not in commands:
         raise ValueError(f"{run} is the folder of {config['command']!r}, which cannot be run again from it.")

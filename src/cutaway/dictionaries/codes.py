@@ -12,7 +12,8 @@ from torch import Tensor
 class Codes:
     """values and indices: [..., k]; a value of zero says that its latent does not fire. Indices in a row differ where it does.
 
-    aside: [..., k] what a sparsifier's own loss terms read besides, such as whether a latent fires, with a gradient.
+    aside: [..., k], or [n, 1] for one number a token: what a sparsifier's own loss terms read besides, such as whether a latent
+    fires, with a gradient.
     """
 
     values: Tensor

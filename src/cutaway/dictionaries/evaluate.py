@@ -55,7 +55,8 @@ def _spliced(net: Network, dictionary: Dictionary, site: Any, mean: Tensor, data
     conditions = {"spliced": (dictionary.splice(net),), "zero": (replaced(dictionary, site, 0.0),),
                   "mean": (replaced(dictionary, site, mean),)}
     rows, of = losses_under(net, conditions, data, batch_size, divergent=("spliced",), bar=bar)
-    n, facts = rows["n"], {"n": int(rows["n"].sum()), "of": of, "data": named}
+    n = rows["n"]
+    facts: dict[str, Any] = {"n": int(n.sum()), "of": of, "data": named}
     made = {name: ratio(name, rows[condition], n, unit="nats", **facts) for name, condition in (
         ("loss", "plain"), ("loss_spliced", "spliced"), ("loss_zero", "zero"), ("loss_mean", "mean"))}
     made["kl"] = ratio("kl", rows["kl spliced"], n, unit="nats", baseline="the network as it is", **facts)

@@ -25,5 +25,5 @@ from .sparse import (
 )
 
 __all__ = ["Product", "Rows", "adam_rows", "backend_of", "collecting", "decode", "encode_above", "encode_batch_topk",
-           "encode_by", "encode_groups", "encode_magnitude", "encode_positive", "encode_topk", "fast_pays", "mask_largest",
-           "squared_error", "take"]
+           "encode_by", "encode_groups", "encode_magnitude", "encode_positive", "encode_topk", "fast_pays", "is_dense",
+           "mask_largest", "squared_error", "take"]

@@ -205,7 +205,7 @@ def squared_error(values: Tensor, indices: Tensor, weight: Tensor, bias: Tensor,
 
 
 def _inverted(product: Product, width: int) -> tuple[Any, ...]:
-    """A product with its transposed index; encoder and decoder as a rule ask for that of the same codes, one after the other."""
+    """A product with its transposed index, which encoder and decoder as a rule share and ask for one after the other."""
     known, starts, order = getattr(_own, "inverted", (None, np.empty(0), None))
     if known is not product.indices or len(starts) != width + 1:
         indices = product.indices.contiguous().numpy()

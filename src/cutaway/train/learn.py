@@ -89,8 +89,9 @@ def _train(net: Network, data: Any, plan: Plan, total: int, batch: int, seed: in
             if stopped:
                 where = "" if out is None else f"; run the same command again to go on from {out}"
                 raise KeyboardInterrupt(f"stopped after {bar.n:,} tokens{where}")
-    exported = {key: learner.export(facts[key]) for key, learner in learners.items()}
-    run.dictionaries = {key: dictionary for key, dictionary in exported.items() if dictionary is not None}
+    gathered = {key: learner.gathered() for key, learner in learners.items()}
+    run.dictionaries = {key: learners[key].export(facts[key], tensors) for key, tensors in gathered.items()
+                        if tensors is not None}
     ranks.finish(run, out)
     return run
 

@@ -131,14 +131,16 @@ class Learner:
             raise ValueError("training diverged: the reconstruction holds NaN; take a smaller learning rate (lr).")
         return fvu, codes
 
-    def export(self, facts: Facts) -> Dictionary | None:
+    def gathered(self) -> dict[str, Tensor] | None:
+        """The dictionary's tensors from all ranks, in training's units; None where the first of several ranks has them."""
+        return self.ranks.whole(self.dictionary)
+
+    def export(self, facts: Facts, tensors: dict[str, Tensor] | None = None) -> Dictionary:
         """The dictionary as it is used, in the site's own units: the scale is folded into its biases and thresholds.
 
-        None where the first of several ranks has it.
+        tensors: what `gathered` gave; left out, this rank's own.
         """
-        recipe, tensors = self.recipe, self.ranks.whole(self.dictionary)
-        if tensors is None:
-            return None
+        recipe, tensors = self.recipe, tensors or dict(self.dictionary.state_dict())
         facts = replace(facts, recipe=recipe.json())
         result = Dictionary(self.dictionary.d, recipe.width, recipe.sparsify, facts, recipe.tied)
         result.load_state_dict(tensors)

@@ -362,7 +362,7 @@ EVERY_CALL = KILLED + """
 
 ANY_MOMENT = KILLED + """
     random.seed(0)
-    longest = 0.1
+    longest = 0.01
     while True:
         child = begun()
         time.sleep(random.uniform(0, longest))
@@ -370,7 +370,7 @@ ANY_MOMENT = KILLED + """
         _, status = os.waitpid(child, 0)
         if not os.WIFSIGNALED(status):
             break
-        kills, longest = kills + 1, longest * 1.1
+        kills, longest = kills + 1, longest * 1.2
     print(kills, os.WEXITSTATUS(status))
 """
 

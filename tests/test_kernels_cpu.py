@@ -44,6 +44,21 @@ def test_the_largest(n: int, d: int, width: int, k: int, magnitude: bool) -> Non
         assert share_found(indices, expected) >= least
 
 
+def test_threads_change_nothing() -> None:
+    x, weight, bias = case(300, 24, 2048)
+    found = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        low = cpu.low_copy(weight)
+        values, indices = cpu.largest(x, weight, bias, 9, False, low)
+        found.append((values.sort().values, cpu.combine(values, indices, weight).sum(0),
+                      cpu.transposed(values, indices, x, 2048), cpu.products(x, weight, indices).sum()))
+    torch.set_num_threads(1)
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            assert_close(a, b)
+
+
 def test_the_largest_of_hard_inputs() -> None:
     x, weight, bias = case(20, 32, 2048)
     for bad in (torch.zeros_like(x), -100 * x.abs(), 1e-20 * x):   # ties, and rows in which everything is negative

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,14 @@ def test_every_method(id: str, learners: dict[str, Learner], tmp_path: Path) -> 
         assert torch.equal(p, dict(made.named_parameters())[name])
 
 
+@pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
+def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.mark.usefixtures("_threads")
 @pytest.mark.parametrize("id", RECIPES)
 def test_every_method_goes_on_exactly(id: str) -> None:
     straight = trained(recipe_of(id), 12)

@@ -37,7 +37,8 @@ def rows(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         for name in FIGURES:
             values = [f[name] for f in good if f.get(name) is not None and isfinite(f[name])]
             if values:
-                low, high = interval(values)
+                # Stability is of pairs of seeds, which share their seeds, so that it has no interval over them.
+                low, high = interval(values if name != "stability" else values[:1])
                 row[name] = {"mean": float(np.mean(values)), "low": low, "high": high, "n": len(values)}
         found.append(row)
     return found
@@ -109,7 +110,7 @@ def plot(found: Sequence[dict[str, Any]], path: Path) -> None:
     if not panels:
         panels = [(found[0]["scene"], "fvu")]
     figure = Figure(figsize=(5.2 * len(panels), 5.0), layout="constrained", dpi=120)
-    ids = sorted({row["method"] for row in found})
+    ids = sorted({row["method"] for row in found if any(row["scene"] == s and f in row for s, f in panels)})
     for axes, (scene, name) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
         for i, id in enumerate(ids):
             mine = sorted((row["l0"]["mean"], row[name]["mean"], row[name]["low"], row[name]["high"]) for row in found
@@ -118,7 +119,7 @@ def plot(found: Sequence[dict[str, Any]], path: Path) -> None:
                 continue
             x, y, low, high = np.array(mine).T
             error = np.nan_to_num(np.abs(np.stack([y - low, high - y])))
-            axes.errorbar(x, y, error, label=id, color=colormaps["tab20"](i % 20), marker="osD^v"[i // 4 % 5], ms=4, lw=1.2,
+            axes.errorbar(x, y, error, label=id, color=colormaps["tab20"](i % 20), marker="osD^vPX"[i % 7], ms=4, lw=1.2,
                           capsize=2)
         label = {"fvu": "FVU on test data", "cosine": "mean cosine of matched latents and features"}[name]
         ticks = sorted({row["wanted"] for row in found if row["scene"] == scene})

@@ -92,8 +92,9 @@ def BilinearAE(x: Tensor, width: int = 1024, forms: int | None = None, ordered: 
 
     x: [n, d], activations, of which only the direction counts. width: rank-one latents. forms: mix them into so many
     quadratic forms of any rank, which are then the latents whose density is penalised (the paper's bottleneck; it takes
-    2d). ordered: average the error over all prefixes of the latents, so that the first matter most. rate: Muon's at the
-    start. Gives the model and its losses.
+    2d). ordered: average the error over all prefixes of the latents, so that the first matter most. steps, batch:
+    of training, each batch drawn at random. penalty: weight of the densities. rate: Muon's at the start. seed: of the start
+    and the batches. Gives the model and its losses.
     Differs from the authors' code: densities are weighted by their place in the order as in its version of August 2025
     (later versions lose that), and products of two tiles are counted as its first version does.
     """

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def PCA(x: Tensor, width: int = 256, k: int = 32, seed: int = 0) -> Dictionary:
     """Principal components, of which an activation uses the k with the largest scores by magnitude.
 
-    x: [n, d]; width: components, at most d; k: how many are used.
+    x: [n, d]; width: components, at most d; k: how many are used. seed: of the solver.
     """
     from sklearn.decomposition import PCA as Components
     made = Components(min(width, *x.shape), random_state=seed).fit(_numpy(x))
@@ -37,8 +37,8 @@ def PCA(x: Tensor, width: int = 256, k: int = 32, seed: int = 0) -> Dictionary:
 def ICA(x: Tensor, width: int = 256, k: int = 32, seed: int = 0, iterations: int = 200) -> Dictionary:
     """Independent components, of which an activation uses the k that write most.
 
-    x: [n, d]; width: components, at most d; k: how many are used. Which are used goes by the magnitude of the score times
-    the norm of what it writes: rows are scaled to unit norm.
+    x: [n, d]; width: components, at most d; k: how many are used, by the magnitude of the score times the norm of what it
+    writes, since rows are scaled to unit norm. seed, iterations: of FastICA.
     """
     import warnings
 
@@ -67,7 +67,7 @@ class Nearest:
 
 @method("k-means", family="dictionary", title="k-means (vector quantisation)", paper="Lloyd 1982")
 def KMeans(x: Tensor, width: int = 256, seed: int = 0) -> Dictionary:
-    """Each activation is its nearest centre, so that L0 is 1. x: [n, d]; width: centres."""
+    """Each activation is its nearest centre, so that L0 is 1. x: [n, d]; width: centres; seed: of where they begin."""
     from sklearn.cluster import MiniBatchKMeans
     fit = MiniBatchKMeans(width, random_state=seed, n_init=1, batch_size=4096).fit(_numpy(x))
     centers = torch.from_numpy(fit.cluster_centers_)
@@ -83,7 +83,8 @@ def KMeans(x: Tensor, width: int = 256, seed: int = 0) -> Dictionary:
 def NMF(x: Tensor, width: int = 256, k: int | None = None, seed: int = 0, iterations: int = 200) -> Dictionary:
     """Non-negative sums of non-negative features, above the least value of each dimension.
 
-    x: [n, d]; width: features; k: how many are used for an activation; left out, as many as fit.
+    x: [n, d]; width: features; k: how many are used for an activation; left out, as many as fit. seed, iterations: of the
+    solver.
     """
     import warnings
 
@@ -102,8 +103,8 @@ def NMF(x: Tensor, width: int = 256, k: int | None = None, seed: int = 0, iterat
 def SemiNMF(x: Tensor, width: int = 256, k: int | None = None, seed: int = 0, iterations: int = 200) -> Dictionary:
     """Non-negative sums of features of any sign, all of whose entries stay, about the mean.
 
-    x: [n, d]; width: features; k: how many are used for an activation; left out, as many as fit. Scikit-learn has none, so
-    these are the updates of `snmf`.
+    x: [n, d]; width: features; k: how many are used for an activation; left out, as many as fit. seed, iterations: of the
+    updates, which are those of `snmf`, since scikit-learn has none.
     """
     center = x.float().mean(0)
     made = SNMF(x.float() - center, width, keep=1.0, iterations=iterations, seed=seed)

@@ -35,8 +35,8 @@ class Gate:
     def __call__(self, x: Tensor, d: Dictionary, progress: float = 1.0) -> Codes:
         gate, indices = kernels.encode_positive(x, d.W_enc, d.b_enc, d.b_dec)
         # The gate itself learns from its own loss terms alone, so the magnitude must not pass a gradient to b_enc.
-        product = gate - d.b_enc[indices]
-        magnitude = (d.extra["r"][indices].exp() * product + d.extra["b_mag"][indices]).relu()
+        product = gate - kernels.at(d.b_enc, indices)
+        magnitude = (kernels.at(d.extra["r"].exp(), indices) * product + kernels.at(d.extra["b_mag"], indices)).relu()
         return Codes(torch.where(gate > 0, magnitude, 0), indices, gate)
 
     def inference(self, d: Dictionary) -> Dictionary:

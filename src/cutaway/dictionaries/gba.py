@@ -45,7 +45,7 @@ class GroupBias:
     def __call__(self, x: Tensor, d: Dictionary, progress: float = 1.0) -> Codes:
         bias = d.b_enc.detach()
         z, indices = kernels.encode_above(x, d.W_enc, torch.zeros_like(bias), -bias, d.b_dec)
-        return Codes(d.extra["r"].exp()[indices] * z, indices)
+        return Codes(kernels.at(d.extra["r"].exp(), indices) * z, indices)
 
     def after(self, d: Dictionary, codes: Codes) -> None:
         fired, peak, seen = (d.extra[name].data for name in ("fired", "peak", "seen"))

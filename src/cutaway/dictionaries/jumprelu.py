@@ -71,7 +71,7 @@ class LearningJump:
         # What lies within half a bandwidth below the threshold does not fire, but moves it.
         threshold, below = d.extra["threshold"], self.bandwidth / 2
         z, indices = kernels.encode_above(x, d.W_enc, d.b_enc, threshold.detach() - below, d.b_dec)
-        at, real = threshold[indices], z != 0
+        at, real = kernels.at(threshold, indices), z != 0
         fires = torch.where(real, _Step.apply(z, at, self.bandwidth), 0)
         return Codes(torch.where(real, _Jump.apply(z, at, self.bandwidth), 0), indices, fires)
 
@@ -89,7 +89,7 @@ def count(p: Pass) -> Tensor:
 def bounded(p: Pass) -> Tensor:
     """The sum of tanh(4 z_i |W_dec_i|) for a token (transformer-circuits.pub, January 2025 update)."""
     norms = p.dictionary.W_dec.norm(dim=1)
-    return torch.tanh(4 * p.codes.values * norms[p.codes.indices]).sum() / len(p.x)
+    return torch.tanh(4 * p.codes.values * kernels.at(norms, p.codes.indices)).sum() / len(p.x)
 
 
 COUNTS = {"step": count, "tanh": bounded, "quadratic": count}

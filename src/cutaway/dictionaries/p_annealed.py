@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from .. import kernels
 from ..catalogue import method
 from .parts import Pass, ReLU, SquaredError
 from .recipe import Recipe
@@ -28,7 +29,7 @@ class Annealed:
 
     def __call__(self, p: Pass) -> Tensor:
         norms = p.dictionary.W_dec.norm(dim=1)
-        weighted = p.codes.values.abs() * norms[p.codes.indices] / p.variance**0.5
+        weighted = p.codes.values.abs() * kernels.at(norms, p.codes.indices) / p.variance**0.5
         share = min(1.0, p.progress / self.warmup) if self.warmup else 1.0
         power = 1 - (1 - self.end) * min(max((p.progress - self.start) / (1 - self.start), 0.0), 1.0)
         fires = weighted > 0

@@ -30,7 +30,7 @@ class NormMatching:
     def __call__(self, x: Tensor, d: Dictionary, progress: float = 1.0) -> Codes:
         values, indices = kernels.encode_positive(x, d.W_enc, d.b_enc, d.b_dec)
         with torch.no_grad():
-            squares, order = (values * d.W_dec.norm(dim=1)[indices]).pow(2).sort(dim=-1, descending=True)
+            squares, order = (values * kernels.at(d.W_dec.norm(dim=1), indices)).pow(2).sort(dim=-1, descending=True)
             norm = (x - d.b_dec).norm(dim=-1, keepdim=True)
             count = (squares.cumsum(-1).sqrt() - norm).abs().argmin(-1, keepdim=True) + 1
             order = order[:, : int(count.max()) if len(x) else 1]

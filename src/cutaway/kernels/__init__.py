@@ -8,6 +8,7 @@ from .reference import Product, is_dense
 from .sparse import (
     Rows,
     adam_rows,
+    at,
     backend_of,
     collecting,
     decode,
@@ -24,6 +25,6 @@ from .sparse import (
     take,
 )
 
-__all__ = ["Product", "Rows", "adam_rows", "backend_of", "collecting", "decode", "encode_above", "encode_batch_topk",
+__all__ = ["Product", "Rows", "adam_rows", "at", "backend_of", "collecting", "decode", "encode_above", "encode_batch_topk",
            "encode_by", "encode_groups", "encode_magnitude", "encode_positive", "encode_topk", "fast_pays", "is_dense",
            "mask_largest", "squared_error", "take"]

@@ -252,6 +252,24 @@ def squared_error(values: Tensor, indices: Tensor, weight: Tensor, bias: Tensor,
     return _SquaredError.apply(values, indices, weight, bias, x, _rows_of(weight))
 
 
+class _At(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, vector: Tensor, indices: Tensor) -> Tensor:
+        ctx.save_for_backward(indices)
+        ctx.width = len(vector)
+        return vector[indices]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        indices, = ctx.saved_tensors
+        return reference.sums(grads[0], indices, ctx.width), None
+
+
+def at(vector: Tensor, indices: Tensor) -> Tensor:
+    """The entries of a vector [width] at indices [n, k]; unlike torch's own, the gradient is the same however many threads."""
+    return _At.apply(vector, indices)
+
+
 class _Take(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, index: Tensor, rows: Rows | None) -> Tensor:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+from cutaway import catalogue
 
 PAGES = sorted((Path(__file__).parents[1] / "docs").glob("*.md"))
 # Whose examples need more than Python: a script for torchrun (run by test_parallel), commands (run by test_app_tutorial).
@@ -15,10 +19,12 @@ SCRIPTS = {"many-devices", "tutorial"}
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
 def test_a_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.chdir(tmp_path)
-    text, names = page.read_text(encoding="utf-8"), {"__name__": "example"}
+    text, example_module = page.read_text(encoding="utf-8"), ModuleType("example")
+    monkeypatch.setitem(sys.modules, "example", example_module)   # where dataclasses look their names up
+    monkeypatch.setattr(catalogue, "_methods", dict(catalogue._methods))   # what a page adds is gone after it
     examples = [] if page.stem in SCRIPTS else re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     for number, example in enumerate(examples):
-        exec(compile(example, f"{page.name}, example {number + 1}", "exec"), names)  # noqa: S102
+        exec(compile(example, f"{page.name}, example {number + 1}", "exec"), vars(example_module))  # noqa: S102
         assert capsys.readouterr().out.strip(), "an example that shows nothing"
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
         assert (page.parent / target).exists(), target

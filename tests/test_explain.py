@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from functools import cache
 from typing import Any
@@ -39,7 +40,7 @@ RULES = (TOKEN, AFTER, ENDS, NUMBER)
 def tokenizer() -> Any:
     """Whole words with the space before them are tokens."""
     from tokenizers import AddedToken
-    made = tiny_tokenizer()
+    made = copy.deepcopy(tiny_tokenizer())   # which other tests share
     words = [f" {word}" for word in ("stone", "river", *PLAIN, *VERBS, *map(str, range(10, 30)))]
     made.add_tokens([AddedToken(word, normalized=False) for word in words])
     return made

@@ -233,7 +233,7 @@ def test_sites_go_on_with_rows_but_rows_not_with_sites(cached: Path, tmp_path: P
     pool.run(2, train, "sites", tmp_path / "sites", cached, 9)
     assert_nearly(pool.run(4, train, "data", tmp_path / "sites", cached)[0], straight(cached))
     pool.run(2, train, "data", tmp_path / "data", cached, 9)
-    with pytest.raises(AssertionError, match="training with split='data', whose ranks read different rows; go on with|ended with 1"):
+    with pytest.raises(AssertionError, match="training with split='data', whose ranks read different|ended with 1"):
         pool.run(2, train, "sites", tmp_path / "data", cached)
 
 

@@ -61,7 +61,7 @@ class Workshop:
 
     def job(self, contender: Contender, rate: float, seed: int) -> dict[str, Any]:
         o = self.options
-        return {"library": contender.library, "settings": {**contender.settings, "lr": rate}, "seed": seed, "width": o.width,
+        return {"library": contender.package, "settings": {**contender.settings, "lr": rate}, "seed": seed, "width": o.width,
                 "k": o.k, "batch": o.batch, "steps": o.tokens // o.batch, "d": self.taken.d, "train": str(self.taken.train),
                 "validation": str(self.taken.validation)}
 

@@ -39,7 +39,7 @@ def entrants(tokens: int) -> list[Contender]:
 
 
 def job(entrant: Contender, rate: float, data: Path, d: int, tokens: int, seed: int) -> dict[str, Any]:
-    return {"library": entrant.library, "settings": {**entrant.settings, "lr": rate}, "data": str(data), "d": d, "width": WIDTH,
+    return {"library": entrant.package, "settings": {**entrant.settings, "lr": rate}, "data": str(data), "d": d, "width": WIDTH,
             "k": K, "batch": BATCH, "steps": tokens // BATCH, "seed": seed}
 
 
@@ -68,9 +68,9 @@ def swept(entrant: Contender, factors: list[float], taken: Harvest) -> list[floa
     found = []
     for factor in tqdm(factors, desc=f"{entrant.name}: sweep", unit="run"):
         asked = job(entrant, factor * entrant.rate, taken.train, taken.d, SWEPT, seed=0)
-        path = CACHE / "sweeps" / f"{digest(asked, PEERS[entrant.library])}.json"
+        path = CACHE / "sweeps" / f"{digest(asked, PEERS[entrant.package])}.json"
         if not path.exists():
-            with started([(f"{entrant.name} sweep", python_of(entrant.library))]) as workers:
+            with started([(f"{entrant.name} sweep", python_of(entrant.package))]) as workers:
                 worker = next(iter(workers.values()))
                 worker.ask("build", job=asked)
                 worker.ask("step", n=asked["steps"])
@@ -111,7 +111,7 @@ class Race:
 @contextmanager
 def races(asked: dict[str, tuple[Contender, dict]], options: argparse.Namespace, held_out: Path) -> Iterator[dict[str, Race]]:
     """Everyone at the start of a run."""
-    with started((name, python_of(entrant.library)) for name, (entrant, _) in asked.items()) as workers:
+    with started((name, python_of(entrant.package)) for name, (entrant, _) in asked.items()) as workers:
         yield {name: Race(workers[name], one, options, held_out) for name, (_, one) in asked.items()}
 
 

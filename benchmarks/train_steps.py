@@ -47,8 +47,8 @@ def python_of(library: str) -> Path:
 
 def job(entrant: Contender, shape: tuple[int, ...]) -> dict[str, Any]:
     d, width, k, batch = shape
-    rate = {} if entrant.library == "product" else {"lr": entrant.rate}
-    return {"library": entrant.library, "settings": {**entrant.settings, **rate}, "data": str(synthetic(d)), "d": d,
+    rate = {} if entrant.package == "product" else {"lr": entrant.rate}
+    return {"library": entrant.package, "settings": {**entrant.settings, **rate}, "data": str(synthetic(d)), "d": d,
             "width": width, "k": k, "batch": batch, "steps": PLANNED, "seed": 0}
 
 
@@ -79,7 +79,7 @@ def synthetic(d: int) -> Path:
 def timed_shape(shape: tuple[int, ...], rounds: int, steps: int) -> dict[str, Any]:
     """Rows of one shape. In every round each library takes its turn of one step that is not counted and `steps` that are."""
     everyone = entrants(shape[1])
-    with started((entrant.name, python_of(entrant.library)) for entrant in everyone) as workers:
+    with started((entrant.name, python_of(entrant.package)) for entrant in everyone) as workers:
         built = {entrant.name: begin(workers[entrant.name], entrant, shape) for entrant in everyone}
         for worker in workers.values():
             worker.ask("step", n=WARM)
@@ -144,7 +144,7 @@ def memory_section(options: argparse.Namespace) -> dict[str, Any]:
     rows, built = [], {}
     for shape in options.shapes:
         ours = entrants(shape[1])[0]
-        with started([(f"{ours.name} memory", python_of(ours.library))]) as workers:
+        with started([(f"{ours.name} memory", python_of(ours.package))]) as workers:
             worker = next(iter(workers.values()))
             built = begin(worker, ours, shape)
             seen = worker.ask("largest")

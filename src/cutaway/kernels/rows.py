@@ -60,9 +60,26 @@ def dot(a, b):
 
 
 @jit
+def halved(values, k, low, high, spare, rounds):
+    """A value from low to high that at least k of `values` reach, and at most `spare` more where the rounds are enough."""
+    for _ in range(rounds):
+        middle = low + np.float32(0.5) * (high - low)
+        count = np.float32(0)   # a float, as wide as what is counted
+        for i in range(values.shape[0]):
+            count += np.float32(1) if values[i] >= middle else np.float32(0)
+        if count < k:
+            high = middle
+        else:
+            low = middle
+            if count <= k + spare:
+                break
+    return low
+
+
+@jit
 def bound(values, k):
     """A value that at least k of `values` reach, and seldom many more than that: bisection, since counting is fast."""
-    low, high, real = -LEAST, LEAST, np.float32(0)   # counts are floats, as wide as what is counted
+    low, high, real = -LEAST, LEAST, np.float32(0)
     for i in range(values.shape[0]):
         v = values[i]
         real += np.float32(1) if v > LEAST else np.float32(0)
@@ -70,18 +87,7 @@ def bound(values, k):
         high = v if v > high else high
     if real < k:
         return LEAST
-    for _ in range(24):
-        middle = low + np.float32(0.5) * (high - low)
-        count = np.float32(0)
-        for i in range(values.shape[0]):
-            count += np.float32(1) if values[i] >= middle else np.float32(0)
-        if count < k:
-            high = middle
-        else:
-            low = middle
-            if count <= k + k // 8:
-                break
-    return low
+    return halved(values, k, low, high, k // 8, 24)
 
 
 @jit
@@ -163,18 +169,7 @@ def least_of_best(keys, k):
     for i in range(keys.shape[0]):
         low = keys[i] if keys[i] < low else low
         high = keys[i] if keys[i] > high else high
-    for _ in range(40):
-        middle = low + np.float32(0.5) * (high - low)
-        count = np.float32(0)
-        for i in range(keys.shape[0]):
-            count += np.float32(1) if keys[i] >= middle else np.float32(0)
-        if count < k:
-            high = middle
-        else:
-            low = middle
-            if count == k:
-                break
-    return low
+    return halved(keys, k, low, high, 0, 40)
 
 
 @careful

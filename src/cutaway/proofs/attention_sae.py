@@ -15,7 +15,7 @@ from ..dictionaries.attention_sae import attention_sources, head_shares
 from ..dictionaries.quality.controls import random_initial
 from ..network import Edit, Network, open
 from ..observe import Sample, observe
-from .proof import Comparison, Proof, compare, say
+from .proof import Comparison, Proof, compare, say_rows
 from .repeats import repeated, second_half_loss
 from .scores import slices
 from .topk import train
@@ -139,8 +139,7 @@ def attention_sae() -> Proof:
     found = []
     for seed, text in zip(SEEDS, slices(stdlib(net, "test"), TEST, len(SEEDS)), strict=True):
         found.append(one(net, sample.x, text, seed))
-        say(f"seed {seed}: " + "; ".join(f"{name} " + ", ".join(f"{key} {value:.3g}" for key, value in row.items())
-                                         for name, row in found[-1].items()))
+        say_rows(seed, found[-1])
     return concluded(found, net)
 
 

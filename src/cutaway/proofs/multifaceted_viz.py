@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..catalogue import proof
 from ..explain.multifaceted import NEAREST, activation, ascend, codes_of, facets, multifaceted
 from ..network import Network, open
-from .proof import Comparison, Proof, compare, say
+from .proof import Comparison, Proof, compare, say_rows
 from .sae_vision_eval import digits
 
 SEEDS = (0, 1, 2, 3, 4)
@@ -114,8 +114,7 @@ def facets_of_units() -> Proof:
     found = []
     for seed in SEEDS:
         found.append(one(x, y, seed))
-        say(f"seed {seed}: " + "; ".join(f"{name} " + ", ".join(f"{key} {value:.2f}" for key, value in row.items())
-                                         for name, row in found[-1].items()))
+        say_rows(seed, found[-1])
     return concluded(found)
 
 

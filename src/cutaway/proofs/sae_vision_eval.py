@@ -15,7 +15,7 @@ from ..dictionaries.quality.probes import auc
 from ..dictionaries.vision_eval import Images, vision_eval
 from ..network import Network, open
 from ..train.learner import Learner
-from .proof import Comparison, Proof, compare, say
+from .proof import Comparison, Proof, compare, say_rows
 
 SEEDS = (0, 1, 2, 3, 4)
 KNOWN = 8                                   # digits 0 to 7 are known, 8 and 9 come from elsewhere
@@ -118,8 +118,7 @@ def vision() -> Proof:
     found = []
     for seed in SEEDS:
         found.append(one(x, y, seed))
-        say(f"seed {seed}: " + "; ".join(f"{name} " + ", ".join(f"{way} {value:.3f}" for way, value in row.items())
-                                         for name, row in found[-1]["trained"].items()))
+        say_rows(seed, found[-1]["trained"])
     return concluded(found)
 
 

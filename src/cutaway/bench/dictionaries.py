@@ -16,8 +16,9 @@ from ..catalogue import find, methods
 from ..dictionaries import Dictionary, Facts, Recipe
 from ..dictionaries.truth import stability
 from ..files import write_json, write_safetensors
+from ..metrics import fidelity
 from ..train.learner import Learner
-from .scenes import SCENES, Scene, reconstruction, scene
+from .scenes import SCENES, Scene, scene
 
 SAMPLE, DECOMPOSED = 4096, 8192   # activations that a dictionary begins from, and that PCA and its like see
 OTHER = ("bilinear-ae",)         # reconstructs products of activations, so that neither FVU nor L0 means the same
@@ -96,7 +97,7 @@ def at_l0(id: str, on: Scene, l0: float, rate: float, plan: Plan, seed: int) -> 
     aim, steered = float(l0), "l0" in find(id, "dictionary").signature.parameters
     for _ in range(TRIES if steered else 1):
         dictionary = learn(recipe_of(id, on.width, aim, rate), on, plan.samples, plan.batch, seed)
-        found = reconstruction(dictionary, on.validation)
+        found = fidelity(dictionary, on.validation)
         if abs(found["l0"] / l0 - 1) <= CLOSE or found["l0"] == 0:
             break
         aim *= min(max(l0 / found["l0"], 0.5), 2.0)

@@ -13,7 +13,7 @@ from ..data import below, norm_limit
 from ..data.corpora import stdlib
 from ..dictionaries import Dictionary
 from ..dictionaries.truth import WORLDS, World, judge
-from ..metrics import Reconstruction
+from ..metrics import fidelity
 from ..network import open
 from ..observe import Sample, observe
 
@@ -74,17 +74,7 @@ def of_pico(n: int, width: int, l0s: tuple[int, ...]) -> Scene:
                     break
                 n -= batch
                 yield x["train"][chosen]
-    return Scene("pico", width, l0s, train, x["validation"], lambda dictionary: reconstruction(dictionary, x["test"]))
-
-
-@torch.no_grad()
-def reconstruction(dictionary: Dictionary, x: Tensor) -> dict[str, float]:
-    """FVU, L0 and the share of dead latents on activations [n, d]."""
-    seen = Reconstruction(dictionary.width)
-    for part in x.split(1024):
-        codes = dictionary.encode(part)
-        seen.update(part, dictionary.decode(codes), codes)
-    return {name: seen.figures()[name].value for name in ("fvu", "l0", "dead")}
+    return Scene("pico", width, l0s, train, x["validation"], lambda dictionary: fidelity(dictionary, x["test"]))
 
 
 # Width and L0 of each scene; the first L0 is near the true one of the features that the width has room for.

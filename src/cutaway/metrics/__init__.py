@@ -3,6 +3,7 @@
 from .figure import Figure, bootstrap, ratio
 from .loss import row_loss, token_loss, token_targets
 from .measure import METRICS, measure
-from .reconstruction import Reconstruction
+from .reconstruction import Reconstruction, fidelity
 
-__all__ = ["METRICS", "Figure", "Reconstruction", "bootstrap", "measure", "ratio", "row_loss", "token_loss", "token_targets"]
+__all__ = ["METRICS", "Figure", "Reconstruction", "bootstrap", "fidelity", "measure", "ratio", "row_loss", "token_loss",
+           "token_targets"]

@@ -63,3 +63,14 @@ class Reconstruction:
             made[name] = Figure(name, float(share.float().mean()), float("nan"), float("nan"), len(self.fired),
                                 of=f"latents over {self.n:,} tokens", **facts)
         return made
+
+
+@torch.no_grad()
+def fidelity(dictionary: Any, x: Tensor) -> dict[str, float]:
+    """FVU (the normalised squared error, NMSE), L0 and the share of dead latents on activations [n, d] in memory."""
+    seen = Reconstruction(dictionary.width)
+    for part in x.split(1024):
+        codes = dictionary.encode(part)
+        seen.update(part, dictionary.decode(codes), codes)
+    found = seen.figures()
+    return {name: found[name].value for name in ("fvu", "l0", "dead")}

@@ -11,10 +11,11 @@ from ..dictionaries import AbsTopK, Dictionary, Recipe, TopK
 from ..dictionaries.truth import World, judge, matched
 from ..dictionaries.truth.judge import FOUND
 from ..dictionaries.truth.worlds import bidirectional, superposed
+from ..metrics import fidelity
 from ..network import open
 from .planted import against, by_name, judged, trained, tuned, unequal
 from .proof import Proof, say
-from .topk import figures, harvest, straight
+from .topk import harvest, straight
 
 SEEDS, STEPS, BATCH, WIDTH, K = (0, 1, 2), 300, 256, 256, 5
 BOTH, CLOSE = 0.9, 0.05    # what share of the recovered features one latent should hold whole; what counts as equal L0
@@ -41,7 +42,7 @@ def on_gpt(seeds: tuple[int, ...]) -> list[dict[str, dict[str, float]]]:
     """FVU, L0 and dead share at equal k on a small GPT's activations, at the recipes' own learning rates."""
     x = harvest(open("pico"), TOKENS, 16, 8192 // 3)
     test = torch.cat(x.test)
-    found = [{name: figures(straight(recipe, x, seed)[1], test) for name, recipe in recipes(GPT_WIDTH, GPT_K).items()}
+    found = [{name: fidelity(straight(recipe, x, seed)[1], test) for name, recipe in recipes(GPT_WIDTH, GPT_K).items()}
              for seed in seeds]
     say("pico: " + ", ".join(f"{name} FVU {row['fvu']:.4f}" for name, row in found[0].items()))
     return found

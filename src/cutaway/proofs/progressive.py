@@ -14,11 +14,11 @@ from ..data.corpora import stdlib
 from ..dictionaries import Dictionary, Facts, TopK, evaluate
 from ..dictionaries.codes import Codes
 from ..dictionaries.progressive import Progressive, importance, prefix, sorted_by
-from ..metrics import Reconstruction
+from ..metrics import Reconstruction, fidelity
 from ..network import open
 from .planted import against, by_name, finished
 from .proof import Proof, say
-from .topk import SITE, figures, harvest, train
+from .topk import SITE, harvest, train
 
 SEEDS, WIDTH, K, SIZES = (0, 1, 2), 512, 32, (128, 256)
 TRAIN, TEST, TOKENS = 16_384, 2048, 1000
@@ -69,14 +69,14 @@ def sizes() -> Proof:
         for size in SIZES:
             for name, d in arms.items():
                 rows[name] |= {f"FVU of {size}, encoded once": once(d, size, test),
-                               f"FVU of {size}": figures(prefix(d, size), test)["fvu"]}
+                               f"FVU of {size}": fidelity(prefix(d, size), test)["fvu"]}
                 if name in (NESTED, BY_ENERGY):
                     spliced = evaluate(net, prefix(d, size), text, TOKENS)
                     rows[name][f"loss recovered of {size}"] = spliced["loss_recovered_zero"].value
             alone = finished(train(TopK(size, K), x.train, seed), facts)
-            rows.setdefault("TopK of that size", {})[f"FVU of {size}"] = figures(alone, test)["fvu"]
+            rows.setdefault("TopK of that size", {})[f"FVU of {size}"] = fidelity(alone, test)["fvu"]
         for name, d in arms.items():
-            rows[name]["FVU of all"] = figures(d, test)["fvu"]
+            rows[name]["FVU of all"] = fidelity(d, test)["fvu"]
         found.append(rows)
         for name, row in rows.items():
             say(f"seed {seed}, {name}: " + ", ".join(f"{key} {value:.3f}" for key, value in row.items()))

@@ -161,3 +161,9 @@ def plain(value: Any) -> Any:
 def say(text: str) -> None:
     """One line about how far a proof is."""
     print(f"  {text}", file=sys.stderr, flush=True)
+
+
+def say_rows(seed: int, rows: Mapping[str, Mapping[str, float]]) -> None:
+    """The figures of a seed, by who has them."""
+    say(f"seed {seed}: " + "; ".join(f"{name} " + ", ".join(f"{key} {value:.3g}" for key, value in row.items())
+                                     for name, row in rows.items()))

@@ -13,11 +13,12 @@ from ..dictionaries import Dictionary, Recipe, TopK
 from ..dictionaries.top_afa import TopAFA
 from ..dictionaries.truth import World, judge
 from ..dictionaries.truth.worlds import superposed
+from ..metrics import fidelity
 from ..network import open
 from ..train.learner import Learner
 from .planted import FAST, SAMPLE, VALIDATION, against, by_name, drawn, finished, trained
 from .proof import Proof, say
-from .topk import Activations, figures, harvest, straight
+from .topk import Activations, harvest, straight
 
 SEEDS, STEPS, BATCH, WIDTH = (0, 1, 2), 300, 256, 256
 TOKENS, TEST, GPT_WIDTH = 16_384, 4096, 512
@@ -65,8 +66,8 @@ def on_gpt(x: Activations) -> list[dict[str, dict[str, float]]]:
     found = []
     for seed, test in zip(SEEDS, x.test, strict=True):
         ours = straight(TopAFA(GPT_WIDTH), x, seed)[1]
-        k = round(figures(ours, x.validation)["l0"])
-        found.append({OURS: figures(ours, test), TOP: figures(straight(TopK(GPT_WIDTH, k), x, seed)[1], test)})
+        k = round(fidelity(ours, x.validation)["l0"])
+        found.append({OURS: fidelity(ours, test), TOP: fidelity(straight(TopK(GPT_WIDTH, k), x, seed)[1], test)})
         say(f"pico, seed {seed}: " + ", ".join(f"{name} FVU {row['fvu']:.4f}, L0 {row['l0']:.1f}"
                                                 for name, row in found[-1].items()))
     return found

@@ -15,7 +15,7 @@ from ..catalogue import proof
 from ..data import below, norm_limit
 from ..data.corpora import stdlib
 from ..dictionaries import Dictionary, Facts, Recipe, ReLU, TopK
-from ..metrics import Reconstruction
+from ..metrics import fidelity
 from ..network import Network, open
 from ..observe import Sample, observe
 from ..train.learner import Learner
@@ -78,16 +78,6 @@ def untied(dictionary: Dictionary) -> None:
     dictionary.W_enc.uniform_(-bound, bound, generator=torch.Generator().manual_seed(dictionary.width))
 
 
-@torch.no_grad()
-def figures(dictionary: Dictionary, x: Tensor) -> dict[str, float]:
-    """FVU (the normalised squared error, NMSE), L0 and the share of dead latents on activations [n, d]."""
-    seen = Reconstruction(dictionary.width)
-    for part in x.split(1024):
-        codes = dictionary.encode(part)
-        seen.update(part, dictionary.decode(codes), codes)
-    return {name: seen.figures()[name].value for name in ("fvu", "l0", "dead")}
-
-
 def matched(recipe: Recipe, x: Activations, seed: int, l0: float) -> tuple[Recipe, Dictionary]:
     """A dictionary whose L0 on validation text is the wanted one, and the recipe with the penalty that gave it.
 
@@ -99,7 +89,7 @@ def matched(recipe: Recipe, x: Activations, seed: int, l0: float) -> tuple[Recip
         dictionary = learner.export(Facts())
         error, penalty = recipe.losses
         recipe = replace(recipe, losses=(error, replace(penalty, coefficient=penalty.coefficient * learner.penalty)))
-        found = figures(dictionary, x.validation)["l0"]
+        found = fidelity(dictionary, x.validation)["l0"]
         if abs(found / l0 - 1) <= CLOSE / 2:
             break
         recipe = replace(recipe, l0=(recipe.l0 or l0) * l0 / found)
@@ -114,7 +104,7 @@ def tuned(recipe: Recipe, learn: Learn, x: Activations) -> tuple[Recipe, Diction
     best, lowest, rate = None, float("inf"), recipe.rate
     while True:
         recipe, dictionary = learn(replace(recipe, lr=rate), x, SEEDS[0])
-        found = figures(dictionary, x.validation)
+        found = fidelity(dictionary, x.validation)
         say(f"{recipe.name}, lr {rate:.2g}: FVU {found['fvu']:.4f}, L0 {found['l0']:.1f} on validation text")
         if best is not None and found["fvu"] >= lowest:
             return best
@@ -164,7 +154,7 @@ def measured(net: Network) -> Proof:
     x = harvest(net)
     say(f"harvested {len(x.train):,} activations at {SITE} of {net.name}")
     top, first = tuned(TopK(WIDTH, K), straight, x)
-    wanted = figures(first, x.validation)["l0"]
+    wanted = fidelity(first, x.validation)["l0"]
     steered = partial(matched, l0=wanted)
     relu, other = tuned(ReLU(WIDTH, l1=STRONG, l0=wanted), steered, x)
     plain = replace(TopK(WIDTH, K, aux=0.0, initial="random"), lr=top.rate)
@@ -176,7 +166,7 @@ def measured(net: Network) -> Proof:
                 "relu": other if seed == SEEDS[0] else steered(relu, x, seed)[1],
                 "plain": train(plain, x.train, seed, untied).export(Facts())}
         for name, dictionary in made.items():
-            rows[name].append({**figures(dictionary, test), "dead": figures(dictionary, everything)["dead"]})
+            rows[name].append({**fidelity(dictionary, test), "dead": fidelity(dictionary, everything)["dead"]})
         say(f"seed {seed}: " + ", ".join(f"{name} FVU {found[-1]['fvu']:.4f} L0 {found[-1]['l0']:.1f} "
                                          f"dead {found[-1]['dead']:.1%}" for name, found in rows.items()))
     grid = {}
@@ -185,7 +175,7 @@ def measured(net: Network) -> Proof:
         for k in KS:
             recipe = TopK(width, k)
             recipe = replace(recipe, lr=factor * recipe.rate)
-            grid[width, k] = figures(straight(recipe, x, SEEDS[0])[1], everything)["fvu"]
+            grid[width, k] = fidelity(straight(recipe, x, SEEDS[0])[1], everything)["fvu"]
         say(f"width {width}: FVU " + ", ".join(f"{grid[width, k]:.4f} (k {k})" for k in KS))
     return concluded(rows, grid, {"topk": top.rate, "relu-l1": relu.rate}, x, net.name)
 

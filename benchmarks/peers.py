@@ -33,7 +33,10 @@ VALIDATION = 40_000                  # activations by which a learning rate is c
 
 @dataclass(frozen=True)
 class Contender:
-    """A package (`cutaway`, or a name on PyPI) with settings; rate: its own learning rate; swept_as: whose best rate it takes, if it has no sweep."""
+    """A package with settings, who takes part.
+
+    package: `cutaway`, or a name on PyPI; rate: its own learning rate; swept_as: whose best rate it takes, if it has no sweep.
+    """
 
     name: str
     package: str

@@ -233,8 +233,21 @@ def test_sites_go_on_with_rows_but_rows_not_with_sites(cached: Path, tmp_path: P
     pool.run(2, train, "sites", tmp_path / "sites", cached, 9)
     assert_nearly(pool.run(4, train, "data", tmp_path / "sites", cached)[0], straight(cached))
     pool.run(2, train, "data", tmp_path / "data", cached, 9)
-    with pytest.raises(AssertionError, match="training with split='data', whose ranks read different|ended with 1"):
+    with pytest.raises(AssertionError, match="training with split='data', whose ranks read different rows; go on with"):
         pool.run(2, train, "sites", tmp_path / "data", cached)
+
+
+def refuse() -> None:
+    rank = int(os.environ["RANK"])
+    with together("data", torch.device("cpu"), None):
+        time.sleep(rank)
+        raise ValueError(f"rank {rank} does not take this.")
+
+
+def test_every_rank_ends_with_its_own_error(pool: ranks.Pool) -> None:
+    """One that fails a moment after another is not ended before it has said why."""
+    with pytest.raises(AssertionError, match=r"(?s)rank 0 does not take this.*rank 1 does not take this"):
+        pool.run(2, refuse)
 
 
 def test_another_number_of_ranks_reads_on_from_a_network(tmp_path: Path, pool: ranks.Pool) -> None:

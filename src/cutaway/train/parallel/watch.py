@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import Any
 
 PATIENCE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}   # seconds, seconds, times
+GRACE = 5.0   # seconds in which a rank may end with an error of its own, such as the same one, after another has failed
 LOST = "was lost: its process ended without a word (killed, out of memory, or its machine is gone)"
 
 
@@ -77,12 +78,14 @@ class Watch:
                             self._end(self.lines[line], LOST)
                     for word in words or ():
                         if word["why"]:
-                            self._end(word["rank"], word["why"])
+                            self._end(word["rank"], word["why"], GRACE)
                         self.ended.add(word["rank"])
 
-    def _end(self, rank: int, why: str) -> None:
-        """Tell the others which rank was lost, say it here, and end."""
+    def _end(self, rank: int, why: str, grace: float = 0.0) -> None:
+        """Tell the others which rank was lost, say it here, and end, unless this one closes its watch in the meantime."""
         self._send(rank, why, besides=rank)
+        if self.closed.wait(grace):
+            return
         print(f"Rank {rank} of {self.size} {why}. {self.advice()}", file=sys.stderr, flush=True)
         os._exit(1)
 

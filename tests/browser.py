@@ -15,7 +15,8 @@ from typing import Any
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--remote-debugging-port=0",
-         "--remote-allow-origins=*", "--window-size=1280,900")
+         "--remote-allow-origins=*", "--window-size=1280,900",
+         "--allow-pre-commit-input")      # a browser drops keys until a page's first frame; no person is as fast as a test
 
 
 def program() -> str | None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 import browser
 import pytest
 from app_cases import a_run
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 import cutaway as cw
 from cutaway.app import Library, application, export
@@ -26,11 +29,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return a_run(tmp_path_factory.mktemp("runs") / "learn")
 
 
-@pytest.fixture(scope="module")
-def address(run: Path) -> Iterator[str]:
+@contextmanager
+def served(app: ASGIApp) -> Iterator[str]:
     import uvicorn
     listening = listen("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(application(Library([run])), log_level="warning", access_log=False))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     while not server.started:
@@ -38,6 +41,12 @@ def address(run: Path) -> Iterator[str]:
     yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     server.should_exit = True
     thread.join(timeout=10)
+
+
+@pytest.fixture(scope="module")
+def address(run: Path) -> Iterator[str]:
+    with served(application(Library([run]))) as found:
+        yield found
 
 
 @pytest.fixture()
@@ -112,6 +121,30 @@ def test_a_feature_is_found_read_pushed_and_labelled(tab: browser.Tab, address: 
     tab.key("j")
     tab.until(f"location.pathname !== '{before}'")
     at_home(tab, address)
+
+
+def test_a_key_that_is_pressed_before_the_scripts_are_there_is_not_lost(tab: browser.Tab, run: Path):
+    app, may_go = application(Library([run])), threading.Event()
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        while scope["type"] == "http" and scope["path"].endswith(("/app.js", "/htmx.min.js")) and not may_go.is_set():
+            await asyncio.sleep(0.05)
+        await app(scope, receive, send)
+
+    with served(slow) as address:
+        tab.do("Page.navigate", url=f"{address}/d/blocks.0/")
+        tab.until("document.querySelectorAll('[data-list] tbody tr').length > 2")
+        assert tab.js("document.readyState") != "complete"
+        tab.key("j")
+        tab.key("j")
+        second = tab.js("document.querySelectorAll('[data-list] tbody tr')[1].querySelector('a').textContent")
+        assert tab.js("document.activeElement.textContent") == second
+        tab.key("/")
+        assert tab.js("document.activeElement.id") == "find"
+        may_go.set()
+        tab.until("document.readyState === 'complete'")
+        assert tab.js("document.querySelector('#find').value") == "", "the key that leads to the field is not typed into it"
+        at_home(tab, address)
 
 
 def test_the_table_the_map_and_the_methods_answer_while_one_types(tab: browser.Tab, address: str):

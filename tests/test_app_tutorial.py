@@ -28,13 +28,13 @@ def test_the_tutorial_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.Monk
             assert program == "cutaway"
             if words[0] == "serve":       # serving goes on until Ctrl-C: what it would show is opened instead
                 library = Library(words[1:])
-                assert library.shelves["blocks.2"].model == "pico" and library.shelves["blocks.2"].names()
+                assert library.shelves["blocks.2"].model == "pico" and library.shelves["blocks.2"].store.names.newest()
                 library.close()
                 served += 1
             else:
                 main(words)
     said = capsys.readouterr().out
-    assert served == 1 and "features have a label" in said and "silent" in said
+    assert served == 1 and "clears its floor" in said and "silent" in said
     assert (tmp_path / "site" / "index.html").exists() and len(list((tmp_path / "site/d/blocks.2/f").glob("*.html"))) == 20
 
 

@@ -290,17 +290,47 @@ def test_the_command_names_and_keeps(learned: Path, capsys, server: Server):
     from cutaway.cli import main
     main(["explain", str(learned), "--n", "15", "--floors", "1"])
     said = capsys.readouterr().out
+    assert "this run has none; `cutaway store" in said
     kept = json.loads((learned / "names" / "blocks.1.json").read_text())
     assert "floor" in said and "features have a name" in said and len(kept["names"]) >= 2
     assert json.loads((learned / "names" / "config.json").read_text())["command"] == "explain"
     ids = [str(name["feature"]) for name in kept["names"][:2]]
+    main(["store", str(learned), "--tokens", "2k"])
+    assert f"{len(kept['names'])} names that `cutaway explain` found" in capsys.readouterr().out
     server.answer = lambda request: chat("NAME: things" if "NAME:" in request["messages"][0]["content"] else "[1, 0, 1, 0, 1]")
     main(["explain", str(learned), *ids, "--by", "llm-explainer", "--endpoint", server.url, "--model", "tiny", "--n", "10",
           "--floors", "1", "--scorers", "detection", "--out", str(learned / "asked")])
     assert "tiny got" in capsys.readouterr().out and (learned / "asked" / "answers.jsonl").exists()
+    with cw.FeatureStore(cw.stores(learned)["blocks.1"]) as store:
+        found = store.names.of(int(ids[0]))
+        assert {name["by"] for name in found} == {"rule-induction", "llm-explainer"} and "tiny" in {n["model"] for n in found}
+        shown = next(name for name in kept["names"] if name["text"])
+        assert shown["brief"] in {name["brief"] for name in store.names.of(shown["feature"])}
     main(["rerun", str(learned / "asked"), "--out", str(learned / "again")])
     assert json.loads((learned / "again" / "blocks.1.json").read_text())["names"] == json.loads(
         (learned / "asked" / "blocks.1.json").read_text())["names"]
+
+
+def test_names_found_before_an_interruption_are_in_the_store(learned: Path, monkeypatch: pytest.MonkeyPatch):
+    from cutaway.cli import main
+    from cutaway.explain import naming
+    if not cw.stores(learned):
+        main(["store", str(learned), "--tokens", "2k"])
+    one, done = naming._name, []
+
+    def until_the_third(*given: Any, **more: Any) -> Any:
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(one(*given, **more))
+        return done[-1]
+
+    monkeypatch.setattr(naming, "_name", until_the_third)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        main(["explain", str(learned), "--n", "12", "--floors", "1", "--out", str(learned / "broken")])
+    with cw.FeatureStore(cw.stores(learned)["blocks.1"]) as store:
+        for name in done:
+            assert name.json().items() <= next(n for n in store.names.of(name.feature) if n["by"] == name.by).items()
+    assert not list((learned / "broken").glob("blocks*"))
 
 
 @pytest.mark.parametrize(("words", "says"), [

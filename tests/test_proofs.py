@@ -176,7 +176,7 @@ def short(monkeypatch):
 def test_training_on_activations_in_memory(activations, short):
     recipe = cw.TopK(64, 4, lr=0.01)
     _, made = topk.straight(recipe, activations, 0)
-    found, start = (topk.figures(d, activations.validation) for d in (
+    found, start = (topk.fidelity(d, activations.validation) for d in (
         made, topk.train(replace(recipe, lr=0.0), activations.train, 0).export(Facts())))
     assert found["fvu"] < 0.75 * start["fvu"] and found["l0"] <= 4 and found["dead"] < 0.5
     assert_close(topk.straight(recipe, activations, 0)[1].W_dec, made.W_dec, rtol=0, atol=0)
@@ -197,9 +197,9 @@ def test_l0_is_brought_to_what_is_wanted(activations, short, monkeypatch):
     monkeypatch.setattr(topk, "BATCH", 32)
     start = cw.ReLU(64, l1=0.3, lr=0.02, l0=8.0)
     recipe, made = topk.matched(start, activations, 0, 8.0)
-    assert topk.figures(made, activations.validation)["l0"] == pytest.approx(8.0, rel=topk.CLOSE)
+    assert topk.fidelity(made, activations.validation)["l0"] == pytest.approx(8.0, rel=topk.CLOSE)
     unsteered = topk.straight(replace(start, l0=None), activations, 0)[1]
-    assert topk.figures(unsteered, activations.validation)["l0"] != pytest.approx(8.0, rel=2 * topk.CLOSE)
+    assert topk.fidelity(unsteered, activations.validation)["l0"] != pytest.approx(8.0, rel=2 * topk.CLOSE)
     assert recipe.losses[1].coefficient > 0.3
 
 

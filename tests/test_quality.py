@@ -13,12 +13,27 @@ from torch.nn import functional as F
 
 import cutaway as cw
 from cutaway.dictionaries import Codes, Dictionary, Facts, parts
-from cutaway.dictionaries.quality import ablation, absorption, contract, controls, core, labels, probes, stability, truth, world
+from cutaway.dictionaries.quality import (
+    ablation,
+    absorption,
+    contract,
+    controls,
+    core,
+    description,
+    interchange,
+    labels,
+    probes,
+    stability,
+    truth,
+)
 from cutaway.dictionaries.quality.bench import Bench, gather
 from cutaway.dictionaries.quality.contract import Sums, Undefined, average, less, mean_of
 from cutaway.dictionaries.quality.held_out import held_out
 from cutaway.dictionaries.quality.profile import METRICS, lines_of
 from cutaway.dictionaries.quality.tasks import Tasks
+from cutaway.dictionaries.truth import World, judge
+from cutaway.dictionaries.truth.synth import synth
+from cutaway.dictionaries.truth.worlds import hierarchical, manifolds
 
 D, WIDTH, K = 16, 48, 4
 
@@ -96,56 +111,56 @@ def test_codes_are_the_same_after_every_metric():
 # --- the truth ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_true_directions_and_codes_score_one():
-    known = world(d=32, features=64, roots=4)
-    x, codes = known.sample(2_000)
-    every = Dictionary(32, 64, parts.LargestLinear(64))
+def knowing(known: World, bench: Bench, codes: torch.Tensor, order: np.ndarray) -> Dictionary:
+    """A dictionary of the true directions in some order, whose codes of a bench are given: [n, m]."""
+    made = Dictionary(known.d, known.m, parts.LargestLinear(known.m))
     with torch.no_grad():
-        every.W_dec.copy_(known.directions)
-    bench = known.bench(2_000)
-    bench._codes[id(every)] = (every, Codes(*_spread(bench.truth[1], 64)))
-    for order in (np.arange(64), np.random.default_rng(0).permutation(64)):
-        made = Dictionary(32, 64, parts.LargestLinear(64))
-        with torch.no_grad():
-            made.W_dec.copy_(known.directions[order])
-        dense = bench.truth[1].dense(64)[:, order]
-        bench._codes[id(made)] = (made, Codes(dense, torch.arange(64).expand(2_000, 64)))
-        found = truth.truth(made, bench)
-        assert value(found, "mcc") == pytest.approx(1) and value(found, "latent_f1") == 1 and value(found, "uniqueness") == 1
+        made.W_dec.copy_(known.frames[order, 0])
+    bench._codes[id(made)] = (made, Codes(codes[:, order], torch.arange(known.m).expand(len(codes), known.m)))
+    return made
+
+
+def test_the_true_directions_and_codes_score_one():
+    known = hierarchical()
+    bench = truth.bench_of(known, 2_000)
+    strength = bench.truth[1].strength
+    for order in (np.arange(known.m), np.random.default_rng(0).permutation(known.m)):
+        found = truth.truth(knowing(known, bench, strength, order), bench)
+        assert value(found, "mcc") == pytest.approx(1) and value(found, "uniqueness") == 1
+        fires = (strength > 0).any(0).numpy()
+        assert value(found, "latent_f1") == pytest.approx(fires.mean()), "features that were never there cannot be found"
         assert value(found, "absorption_true") == 0
-    assert len(x) == 2_000 and codes.l0.float().mean() > 1
-
-
-def _spread(codes: Codes, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    return codes.dense(width), torch.arange(width).expand(len(codes.values), width)
-
-
-def test_a_world_has_families():
-    known = world()
-    on = known.sample(4_000)[1].dense(256).ne(0).numpy()
-    for child, parent in enumerate(known.parents):
-        if parent >= 0:
-            assert (on[:, child] <= on[:, parent]).all(), "a child never fires without its parent"
-    siblings = on[:, known.parents == 0].sum(1)
-    assert siblings.max() == 1, "siblings exclude each other"
 
 
 def test_absorption_is_seen_where_it_is_planted():
-    known = world(d=64, features=40, roots=8, children=2)
-    bench = known.bench(4_000)
-    dense = bench.truth[1].dense(40)
-    absorbing = dense.clone()
-    for child, parent in enumerate(known.parents):
+    known = hierarchical()
+    bench = truth.bench_of(known, 2_000)
+    whole = bench.truth[1].strength
+    absorbing = whole.clone()
+    for child, parent in enumerate(known.parents.tolist()):
         if parent >= 0:
-            absorbing[dense[:, child] > 0, parent] = 0       # the parent is silent wherever a child is on
-    found = {}
-    for name, codes in (("whole", dense), ("absorbing", absorbing)):
-        made = Dictionary(64, 40, parts.LargestLinear(40))
-        with torch.no_grad():
-            made.W_dec.copy_(known.directions)
-        bench._codes[id(made)] = (made, Codes(codes, torch.arange(40).expand(len(codes), 40)))
-        found[name] = value(truth.truth(made, bench), "absorption_true")
+            absorbing[whole[:, child] > 0, parent] = 0       # the parent is silent wherever a child is on
+    found = {name: value(truth.truth(knowing(known, bench, codes, np.arange(known.m)), bench), "absorption_true")
+             for name, codes in (("whole", whole), ("absorbing", absorbing))}
     assert found == {"whole": 0, "absorbing": 1}
+
+
+def test_the_profile_and_the_judge_of_worlds_say_the_same():
+    known = hierarchical()
+    one = controls.random_initial(Dictionary(known.d, known.m, parts.TopK(K)), known.sample(500).x, 0)
+    found, figures = truth.truth(one, truth.bench_of(known, 1_000, seed=5)), judge(one, known, 1_000, seed=5)
+    for ours, theirs in (("mcc", "cosine"), ("latent_f1", "f1"), ("uniqueness", "unique"), ("absorption_true", "absorption")):
+        assert value(found, ours) == pytest.approx(figures[theirs], abs=1e-6)
+
+
+def test_the_oracle_is_a_ceiling_and_manifolds_have_none():
+    known = synth(64, 32, roots=4, depth=1, seed=0)
+    bench = truth.bench_of(known, 2_000)
+    made = controls.random_initial(Dictionary(32, 48, parts.TopK(4)), bench.x, 0)
+    role, found = truth.anchors(made, bench)["oracle"]
+    assert role == "ceiling" and value(found, "mcc") == pytest.approx(1)
+    assert value(truth.truth(made, bench), "mcc") < 0.7, "the random rows must not be the numbers that the world was drawn from"
+    assert truth.oracle(made, truth.bench_of(manifolds(m=12), 500)) is None
 
 
 # --- intervals and verdicts ---------------------------------------------------------------------------------------------
@@ -260,6 +275,53 @@ def test_a_dictionary_without_a_class_cannot_absorb_it():
         blind.W_enc[0] = 0
     assert absorption.absorbed(axes(list(range(D))), bench, asked) == (0.0, 0.0)
     assert absorption.absorbed(blind, bench, asked) is None
+
+
+def test_taking_over_a_questions_own_axis_changes_its_answer_and_no_other():
+    bench = labelled()
+    lines = {line.name: line for line in lines_of(
+        METRICS["interchange"], axes(list(range(D))), bench,
+        dict.fromkeys(("network", "fingerprint", "dictionary", "data", "tokens", "seeds"), ""))}
+    line = lines["interchange_both"]
+    assert line.figure.value > 0.95 and lines["interchange_cause"].figure.value > 0.95 and line.tells
+    assert line.controls["nothing"].value == 0, "what changes nothing is not half right"
+    assert lines["interchange_isolation"].controls["nothing"].value == 1
+    assert lines["interchange_cause"].controls["everything"].value == 1
+    assert lines["interchange_isolation"].controls["everything"].value == line.controls["everything"].value == 0
+    assert line.controls["along the probe"].value > 0.95
+    elsewhere = interchange.interchange(axes(list(range(8, 16)) + list(range(8))), bench)
+    assert value(elsewhere, "interchange_cause") < 0.1, "a decoder that points elsewhere answers nothing"
+
+
+def test_bits_are_those_of_the_distribution():
+    from scipy.sparse import csr_matrix
+    random = np.random.default_rng(0)
+    p = np.array([0.5, 0.1, 0.01])
+    on = (random.random((20_000, 3)) < p).astype(float)                        # levels of 0 and 1 alone
+    coder = description.Coder.fitted(csr_matrix(on[:10_000]))
+    found = coder.bits(csr_matrix(on[10_000:])).mean()
+    entropy = float((-p * np.log2(p) - (1 - p) * np.log2(1 - p)).sum())
+    assert entropy <= found < entropy + 0.06
+    levels = np.arange(-400, 401)
+    one = description.Coder(np.array([0.3]), np.array([1.7]), np.array([2.2]))
+    mass = 2.0 ** -one.bits(csr_matrix(levels[levels != 0, None].astype(float)))
+    assert 0.6 < mass.sum() / 0.3 <= 1, "a code that spends more than there is would be too good"
+
+
+def test_sparse_features_are_described_in_fewer_bits_than_components():
+    known = synth(64, 32, roots=4, depth=1, seed=0)
+    bench = truth.bench_of(known, 6_000)
+    every = knowing(known, bench, bench.truth[1].strength, np.arange(64))
+    with torch.no_grad():
+        every.b_dec.copy_(known.bias)
+    rotated = controls.components(every, bench.x, 0)
+    ours, same = (description.description(made, bench) for made in (every, rotated))
+    assert value(ours, "description_ratio") < 0.8
+    assert value(same, "description_ratio") == pytest.approx(1, abs=0.02), "components are as long as themselves"
+    mixed = controls.permuted(every, bench.x, 0)
+    bench._codes[id(mixed)] = (mixed, bench.codes(every))
+    lost = description.description(mixed, bench)["description_ratio"]
+    assert isinstance(lost, Undefined) and "FVU" in lost.reason
 
 
 # --- other diagnostics --------------------------------------------------------------------------------------------------

@@ -242,7 +242,8 @@ def test_search_by_text_finds_every_place(built: FeatureStore) -> None:
 
 
 def test_search_by_direction_and_through_the_network(built: FeatureStore) -> None:
-    assert built.by_direction(built[21].direction)[0] == {"latent": 21, "cosine": pytest.approx(1.0), "label": None}
+    assert built.by_direction(built[21].direction)[0] == {
+        "latent": 21, "cosine": pytest.approx(1.0), "label": None, "name": None}
     text = "def f(self):"
     found = built.through(built.net, text, n=3)
     codes = built.dictionary.encode(built.net.record(text, "blocks.0")["blocks.0"][0])

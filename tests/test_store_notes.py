@@ -90,13 +90,13 @@ def test_bad_input_is_one_sentence(notes: Notes, tmp_path: Path) -> None:
     newer = Notes(tmp_path / "newer.sqlite", 100)
     with sqlite3.connect(newer.path) as file:
         file.execute("PRAGMA user_version = 99")
-    with pytest.raises(ValueError, match="has schema 99; this version of Cutaway reads up to 1"):
+    with pytest.raises(ValueError, match="has schema 99; this version of Cutaway reads up to 2"):
         newer.set_label(1, "a")
 
 
 def test_what_is_not_finished_is_undone(notes: Notes, monkeypatch: pytest.MonkeyPatch) -> None:
     notes.set_label(1, "whole")
-    with pytest.raises(RuntimeError), notes._write() as file:
+    with pytest.raises(RuntimeError), notes.file.write() as file:
         file.execute("DELETE FROM labels")
         raise RuntimeError
     assert notes.labels() == {1: "whole"}

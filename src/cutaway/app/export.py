@@ -10,9 +10,9 @@ from tqdm.auto import tqdm
 
 from ..files import write
 from . import pages
-from .library import Library
 from .links import Written
 from .rendering import ASSETS, render
+from .shelves import Library
 from .web import as_text
 
 MANY = 500      # features of a dictionary that are written when none are named
@@ -22,7 +22,8 @@ def export(folders: Sequence[str | Path] | Library, out: str | Path, features: S
            results: str | Path = "proofs/results", progress: bool = False) -> Path:
     """Write the pages of run folders as files, and return the front page's path.
 
-    features: which have a page; left out, those with a label, then those that fire most, 500 of each dictionary in all.
+    features: which have a page; left out, those with a label or a name, then those that fire most, 500 of each dictionary in
+    all.
     Raises FileExistsError for a folder that holds something else, and IndexError for a feature that no dictionary has.
     """
     out = Path(out)
@@ -53,7 +54,7 @@ def export(folders: Sequence[str | Path] | Library, out: str | Path, features: S
         for latent in tqdm(sorted(chosen[slug]), desc=slug, unit="page", leave=False, disable=None if progress else True):
             data = pages.feature(shelf, latent, {}, n=20)
             page(f"d/{slug}/f/{latent}.html", "feature.html", {**data, "open": False})
-            put(f"d/{slug}/f/{latent}.json", as_text({**data["found"], "name": data["name"]}))
+            put(f"d/{slug}/f/{latent}.json", as_text(data["found"]))
     page("index.html", "overview.html", pages.overview(library))     # last, for it says that the site is whole
     return out / "index.html"
 
@@ -61,7 +62,7 @@ def export(folders: Sequence[str | Path] | Library, out: str | Path, features: S
 def _chosen(shelf: Any, features: Sequence[int] | None) -> Collection[int]:
     if features is not None:
         return {shelf.store.known(latent) for latent in features}
-    labelled = list(shelf.store.notes.labels())
+    labelled = [*shelf.store.notes.labels(), *shelf.store.names.newest()]
     begin = [feature.index for feature in shelf.store.interesting(12)]
     most = [int(i) for i in (-shelf.store.counts).argsort(kind="stable")]
     return set([*dict.fromkeys([*labelled, *begin, *most])][:MANY])

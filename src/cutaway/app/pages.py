@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from ..catalogue import methods, proofs
 from ..report.values import Histogram, Series
 from ..store.layout import KINDS
 from .compare import compare
-from .library import Library, Shelf, Table
+from .shelves import Library, Shelf, Table, read_json
 
 ROWS = 50                     # of the table of features, on a page of it
 SHOWN, MOST = 10, 50          # contexts of a kind at first, and in all
@@ -42,11 +41,13 @@ def _shelf(shelf: Shelf) -> dict[str, Any]:
 
 
 def _to_begin_with(shelf: Shelf, n: int = 6) -> list[dict[str, Any]]:
-    """Features that have a label, and others that fire neither hardly ever nor nearly always, with one strong context."""
+    """Features that have a label, then names above their floor, then others that fire neither hardly ever nor nearly always,
+    each with one strong context."""
     labelled = [latent for latent in shelf.store.notes.labels() if shelf.store.counts[latent]][:n]
-    others = [feature.index for feature in shelf.store.interesting(n) if feature.index not in labelled]
+    named = [latent for latent, name in shelf.store.names.newest(most=10 * n).items() if name["tells"]][:n]
+    others = [feature.index for feature in shelf.store.interesting(n)]
     return [{"facts": shelf.store.summary(latent), "context": next(iter(shelf.store.contexts(latent, "top", 1, 14, 8)), None)}
-            for latent in [*labelled, *others][:n]]
+            for latent in [*dict.fromkeys([*labelled, *named, *others])][:n]]
 
 
 def features(shelf: Shelf, query: Mapping[str, str], limit: int = ROWS) -> dict[str, Any]:
@@ -78,9 +79,10 @@ def feature(shelf: Shelf, latent: int, query: Mapping[str, str], n: int = SHOWN)
     more = {kind: len(found["contexts"][kind]) > n for kind in KINDS}
     found["contexts"] = {kind: rows[:n] for kind, rows in found["contexts"].items()}
     near = {row["latent"] for kind in ("cosine", "coactive") for row in found["neighbours"][kind][:NEAR]}
-    tops = {other: shelf.store.summary(other)["top_token"] for other in near}
+    token = shelf.store.files.table("summary").column("top_token")
+    tops = {other: shelf.store.token_text(int(token[other])) for other in near}
     return {"shelf": shelf, "latent": latent, "found": found, "more": more, "tops": tops, "near": NEAR, "shown": n,
-            "window": window, "windows": WINDOWS, "name": shelf.names().get(latent), "maximum": found["feature"]["max"] or 0.0}
+            "window": window, "windows": WINDOWS, "maximum": found["feature"]["max"] or 0.0}
 
 
 def contexts(shelf: Shelf, latent: int, query: Mapping[str, str]) -> dict[str, Any]:
@@ -168,18 +170,18 @@ def _units(table: Table) -> dict[str, Any]:
         grid = frame.pivot_table(index="block", columns="unit", values=name, dropna=False) if placed else None
         size = grid.shape[1] if grid is not None else 0
         best = frame.assign(size=frame[name].abs()).nlargest(12, "size").to_dict("records")
-        scores[name] = {"about": about, "grid": grid.to_numpy().tolist() if grid is not None and 1 < size <= 64 else None,
+        scores[name] = {"about": about, "trust": table.trust.get(name),
+                        "grid": grid.to_numpy().tolist() if grid is not None and 1 < size <= 64 else None,
                         "blocks": [float(v) for v in frame.groupby("block")[name].mean()] if grid is not None else None,
                         "best": [{"site": r["site"], "unit": int(r["unit"]), "value": float(r[name])} for r in best]}
     return {"title": f"{len(frame):,} {table.kind} of {table.network}", "folder": table.path.parent.name, "kind": table.kind,
-            "scores": scores}
+            "scores": scores, "checked": bool(table.trust)}
 
 
 def catalogue(query: Mapping[str, str], results: Path) -> dict[str, Any]:
     """Every method, with the claim that its proof checks and what came of it. query: q, family."""
     proven, known, text = proofs(), methods(), query.get("q", "")[:200]
-    kept = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))
-            } if results.is_dir() else {}
+    kept = {path.stem: read_json(path) for path in sorted(results.glob("*.json"))} if results.is_dir() else {}
     families = sorted({method.family for method in known.values()})
     rows = [{"method": method, "result": kept.get(id), "provable": id in proven} for id, method in known.items()]
     others = [{"id": id, "result": kept.get(id), "summary": (function.__doc__ or id).strip().split("\n\n")[0]}

@@ -12,8 +12,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..report import charts, tokens, words
 from . import drawing, sentences
-from .library import Library
 from .links import Link
+from .shelves import Library
 
 HERE = Path(__file__).parent
 ASSETS = {path.name: path for path in sorted((HERE / "assets").iterdir())}

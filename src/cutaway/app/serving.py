@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .guard import LOOPBACK
-from .library import Library
+from .shelves import Library
 from .web import application
 
 SHORTEST = 16      # characters of a token

@@ -21,11 +21,12 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from ..store.layout import SCHEMA
+from ..store.pages import written
 from . import acting, pages
 from .guard import LOOPBACK, Guard
-from .library import Library, Shelf
 from .links import Served
 from .rendering import ASSETS, TYPES, render, version
+from .shelves import Library, Shelf
 from .worker import Busy, Worker
 
 LARGEST = 64 * 1024      # bytes of a form
@@ -123,8 +124,8 @@ def application(library: Library, *, hosts: frozenset[str] = LOOPBACK, token: st
         await run_in_threadpool(_write, shelf, latent, form)
         if "hx-request" not in request.headers:
             return RedirectResponse(link("feature", shelf.slug, latent), 303)
-        notes = await run_in_threadpool(shelf.store.notes.everything, latent)
-        return page("_about.html", {"shelf": shelf, "latent": latent, "found": notes, "name": shelf.names().get(latent)})
+        found = await run_in_threadpool(written, shelf.store, latent)
+        return page("_about.html", {"shelf": shelf, "latent": latent, "found": found})
 
     async def with_network(request: Request, template: str, job: Callable[[Shelf, int, dict[str, str]], Any]) -> Response:
         form = await _form(request)
@@ -235,7 +236,7 @@ def _rows(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _data(shelf: Shelf, latent: int) -> dict[str, Any]:
-    return {"dictionary": shelf.slug, **shelf.store.page(latent), "name": shelf.names().get(latent)}
+    return {"dictionary": shelf.slug, **shelf.store.page(latent)}
 
 
 def as_text(data: Mapping[str, Any]) -> str:

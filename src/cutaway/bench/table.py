@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..files import write, write_json
-from ..proofs.proof import interval
-from ..proofs.running import commit, versions
+from ..metrics.intervals import interval
+from ..provenance import commit, versions
 
 PUBLISHED_SAMPLES = 200_000_000
 # SynthSAEBench-16k, width 4096, L0 25 (arXiv 2602.14687): F1, MCC and explained variance, means of five seeds.

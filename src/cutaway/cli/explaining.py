@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +21,8 @@ def explain(run: Annotated[Path, tyro.conf.Positional], ids: Annotated[tuple[int
             key_from: str = "", requests: int = 1000, out: Path | None = None, seed: int = 0, device: str = "cpu") -> None:
     """Name features of a run, and score every name on held-out text against names of other features.
 
+    Where `cutaway store` made a store, names are kept in it one by one as they are found, and its pages show them.
+
     Args:
         run: The folder that `cutaway learn` wrote.
         ids: Numbers of features; left out, a dozen that fire neither hardly ever nor nearly always.
@@ -35,13 +39,16 @@ def explain(run: Annotated[Path, tyro.conf.Positional], ids: Annotated[tuple[int
         model: The model's name there.
         key_from: The environment variable that holds the endpoint's key, where it needs one.
         requests: At most so many requests; what was answered is kept, and is not asked again.
-        out: Folder for the names, the prompts and answers, and the configuration; left out, `names` in the run's folder.
+        out: Folder for the names as JSON, the prompts and answers, and the configuration; left out, `names` in the run's
+            folder.
         seed: Of everything that is random.
         device: Where the network runs.
     """
     from ..dictionaries import watch
     from ..explain import Endpoint
     from ..explain import explain as name
+    from ..store.database import now
+    from ..store.identity import of_dictionary
     from .learning import _load
     run, out = Path(run), Path(out) if out is not None else Path(run) / "names"
     loaded, learned = _load(run, device)
@@ -63,22 +70,44 @@ def explain(run: Annotated[Path, tyro.conf.Positional], ids: Annotated[tuple[int
         "run": run, "ids": ids, "by": by, "scorers": scorers, "site": site, "data": data, "tokens": tokens, "n": n,
         "floors": floors, "judge": judge, "endpoint": endpoint, "model": model, "key_from": key_from, "requests": requests,
         "out": out, "seed": seed, "device": device})
-    features = watch(loaded.net, loaded.dictionary, source, None, progress=True)
-    names = name(features, tuple(ids) or None, by, tuple(scorers), judged, asked, n=n, floors=floors, seed=seed, progress=True)
+    dictionary, key, at = loaded.dictionary, next(iter(loaded.dictionaries)), now()
+    with _store_of(run, key, dictionary) as kept:
+        def keep(found: Any) -> None:
+            if kept is not None:
+                kept.names.keep(found, model, at)
+        features = watch(loaded.net, dictionary, source, None, progress=True)
+        names = name(features, tuple(ids) or None, by, tuple(scorers), judged, asked, n=n, floors=floors, seed=seed,
+                     progress=True, keep=keep)
     for found in names:
         print(f"{found}\n")
     told, named = sum(found.tells for found in names), sum(bool(found.text) for found in names)
-    kept = write_json(out / f"{loaded.dictionary.site.replace('/', '+')}.json", {
-        "site": loaded.dictionary.site, "by": by, "names": [found.json() for found in names],
-        "endpoint": asked.json() if asked else None})
+    written = write_json(out / f"{key.replace('/', '+')}.json", {
+        "site": dictionary.site, "dictionary": of_dictionary(dictionary), "by": by, "at": at,
+        "names": [found.json() for found in names], "endpoint": asked.json() if asked else None})
     print(f"{named} of {len(names)} features have a name; {told} of these have a score above its floor and chance.")
     if asked:
         print(f"{asked.model} got {asked.sent} requests for {asked.asked} questions; {asked.unread} answers were unreadable.")
-    print(f"Kept in {kept}")
+    where = f"the store {kept.folder}, whose pages show them" if kept is not None else (
+        f"no store, for this run has none; `cutaway store {run}` makes one and takes them in")
+    print(f"Kept in {written}, and in {where}")
+
+
+@contextmanager
+def _store_of(run: Path, key: str, dictionary: Any) -> Iterator[Any]:
+    """The finished store of a dictionary of a run, if there is one; that of another dictionary is refused."""
+    from ..store import FeatureStore, stores
+    folder = stores(run).get(key)
+    if folder is None:
+        yield None
+        return
+    with FeatureStore(folder) as found:
+        found.check(dictionary=dictionary)
+        yield found
 
 
 def _scattered(source: Any, tokens: str, seed: int) -> Any:
-    """So many tokens of data, in rows from all over it."""
+    """So many tokens of data, in rows from all over it; a harvest is refused."""
+    source = inputs.first(source, "all")
     order = np.random.default_rng(seed).permutation(source.index)
     part = inputs.first(replace(source, index=order), tokens)
     return replace(part, index=np.sort(part.index))

@@ -24,7 +24,8 @@ def store(run: Annotated[Path, tyro.conf.Positional], /, tokens: str = "2M", sit
         run: The folder that `cutaway learn` wrote.
         tokens: In how many tokens to look, such as 500k or 2M, or all.
         site: Which dictionary, where the run has several; left out, all of them, one after the other.
-        data: Where to look; left out, what the run learned from.
+        data: Where to look: text, or the folder of a harvest of the dictionary's site, with which the network is not run;
+            left out, what the run learned from.
         out: Folder of the store, for one dictionary; left out, store/SITE in the run's folder.
         verify: Instead, read every file of the run's stores and compare checksums; no network is loaded.
         seed: Of the contexts that are drawn at random.
@@ -32,6 +33,7 @@ def store(run: Annotated[Path, tyro.conf.Positional], /, tokens: str = "2M", sit
     """
     from ..store import store as build
     from ..store import stores
+    from ..store.names import take_in
     if verify:
         _verify([out] if out else list(stores(run).values()), run)
         return
@@ -40,12 +42,14 @@ def store(run: Annotated[Path, tyro.conf.Positional], /, tokens: str = "2M", sit
     if out is not None and len(keys) > 1:
         raise ValueError(f"--out is the folder of one store, and this run has dictionaries at {', '.join(keys)}; give --site.")
     chosen = data or arguments["data"]
-    source = inputs.first(inputs.data(chosen, loaded.net), tokens)
+    source = inputs.data(chosen, loaded.net)
     for key in keys:
-        with build(loaded, source, tokens=None, key=key, out=out, seed=seed) as made:
+        with build(loaded, source, tokens=None if tokens == "all" else tokens, key=key, out=out, seed=seed) as made:
             folder.begin(made.folder, "store", {"run": run, "tokens": tokens, "site": key, "data": chosen, "seed": seed,
                                                 "device": device})
             print(described(made))
+            if named := take_in(made, run / "names" / f"{key.replace('/', '+')}.json"):
+                print(f"{named} names that `cutaway explain` found before are in it.")
 
 
 def described(made: FeatureStore) -> str:

@@ -2,7 +2,8 @@
 
 from .endpoint import Endpoint
 from .guess import Guess
-from .naming import Name, explain
+from .name import Name
+from .naming import explain
 from .outcome import Score
 from .rules import Part, Pattern, Rule
 

@@ -1,10 +1,9 @@
-"""Names of features that never stand without their score, its floor and its interval."""
+"""Find names of features, and score each of them."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from .embedding import minilm
 from .endpoint import Endpoint, Spent
 from .guess import Guess
 from .judges import ByModel, ByRule
+from .name import Name
 from .outcome import Score, scored
 from .rule_induction import rule_induction
 from .text import Text, read
@@ -27,62 +27,12 @@ SPARE = 8      # features beyond those that are asked for whose rules may serve 
 DENSE = 0.1    # which fire at no more than this share of tokens
 
 
-@dataclass(frozen=True)
-class Name:
-    """What a feature was found to be about, and how far that can be believed.
-
-    text: empty where there is no name, and then `why` says why. by: the explainer; judge: who judged, the name's own rule
-    or a language model's name. data: what it was found and scored on; density: the share of held-out windows in which the
-    feature fires.
-    """
-
-    feature: int
-    text: str
-    by: str
-    scores: tuple[Score, ...] = ()
-    judge: str = ""
-    data: str = ""
-    density: float = float("nan")
-    why: str = ""
-
-    def __post_init__(self) -> None:
-        if bool(self.text) == bool(self.why):
-            raise ValueError("a name has words, or a reason why it has none; found both or neither.")
-        if self.text and not self.scores:
-            raise ValueError(f"the name {self.text!r} has no score; a name is never given without one.")
-
-    @property
-    def tells(self) -> bool:
-        """Whether any score is above its floor and above chance."""
-        return any(score.tells for score in self.scores)
-
-    def __str__(self) -> str:
-        if not self.text:
-            return f"feature {self.feature} has no name: {self.why}"
-        trust = "" if self.tells else "; no score is above its floor and chance"
-        head = f"feature {self.feature}: {self.text}  (in {self.density:.1%} of windows{trust})"
-        return "\n".join([head, *(f"  {score}" for score in self.scores)])
-
-    def json(self) -> dict[str, Any]:
-        """The name as data; what is undefined is null."""
-        return _null(asdict(self))
-
-
-def _null(value: Any) -> Any:
-    """A value without nan, which JSON does not know."""
-    if isinstance(value, Mapping):
-        return {key: _null(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_null(part) for part in value]
-    return None if isinstance(value, float) and np.isnan(value) else value
-
-
 @method("auto-interp", family="explain", title="Names with scores that can be believed", paper="arXiv 2410.13928",
         roster="016")
 def explain(features: Features | Feature, ids: Sequence[int] | None = None, by: str = "rule-induction",
             scorers: Sequence[str] = ("detection", "fuzzing"), judge: str = RULE, endpoint: Endpoint | None = None,
             embedder: Network | None = None, reader: Network | None = None, n: int = 50, floors: int = 3, length: int = 32,
-            seed: int = 0, progress: bool = False) -> list[Name]:
+            seed: int = 0, progress: bool = False, keep: Callable[[Name], object] | None = None) -> list[Name]:
     """Name features, and score every name on text of other documents against names of other features.
 
     features: as `watch` gives them, or one of them; ids: which, a dozen that fire neither hardly ever nor nearly always when
@@ -90,7 +40,8 @@ def explain(features: Features | Feature, ids: Sequence[int] | None = None, by: 
     `simulation`, `embedding`, `surprisal` and `intervention`. judge: `rule`, which each name with a rule has, or `model`.
     endpoint: the language model that explains or judges. embedder: a sentence model, MiniLM when left out; reader: a causal
     language model, the network itself when left out. n: windows of either kind that a name is scored on, of `length` tokens.
-    floors: names of other features that are scored on the same windows. seed: of sides, windows and floors.
+    floors: names of other features that are scored on the same windows. seed: of sides, windows and floors. keep: is handed
+    each name as soon as it has its scores, so that an interruption loses none.
     What cannot be had is null with its reason. When an endpoint's budget is spent, the names so far are given and the others
     say so. Raises ValueError for an unknown explainer or scorer, and where a language model is needed and none is given.
     """
@@ -117,10 +68,13 @@ def explain(features: Features | Feature, ids: Sequence[int] | None = None, by: 
     said = endpoint.model if judge == MODEL and endpoint else "the name's own rule"
     guesses = _guesses(chosen, explainer, text, {"endpoint": endpoint}, progress)
     spare = _spare(features, chosen, guesses, text, floors, seed)
-    return [_name(feature, guess, {**{i: g for i, g in guesses.items() if isinstance(g, Guess)}, **spare}, by, judged_by,
-                  {**tools, "feature": feature}, text, n, floors, said)
-            for feature, guess in tqdm(list(zip(chosen, guesses.values(), strict=True)), desc="score", unit="name",
-                                       leave=False, disable=None if progress else True)]
+    known, names = {**{i: g for i, g in guesses.items() if isinstance(g, Guess)}, **spare}, list[Name]()
+    for feature, guess in tqdm(list(zip(chosen, guesses.values(), strict=True)), desc="score", unit="name", leave=False,
+                               disable=None if progress else True):
+        names.append(_name(feature, guess, known, by, judged_by, {**tools, "feature": feature}, text, n, floors, said))
+        if keep is not None:
+            keep(names[-1])
+    return names
 
 
 def _guesses(chosen: Sequence[Feature], explainer: Callable[..., Guess], text: Text, tools: Mapping[str, Any],

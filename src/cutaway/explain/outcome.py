@@ -123,19 +123,37 @@ class Score:
             return False
         return self.above.low > 0 and self.value.low > CHANCE[self.value.unit]
 
-    def __str__(self) -> str:
-        if self.value is None or self.floor is None or self.above is None:
+    @property
+    def brief(self) -> str:
+        """The score with its interval and its floor, in few words."""
+        if self.value is None or self.floor is None:
             return f"{self.scorer} undefined: {self.why}"
         v, f = self.value, self.floor
-        lost = f", {self.unparsed} of {self.asked} answers unreadable" if self.unparsed else ""
         against = "" if self.tells else ", not above floor and chance"
+        return (f"{self.scorer} {v.value:.2f} [{v.low:.2f}, {v.high:.2f}], floor {f.value:.2f} [{f.low:.2f}, {f.high:.2f}]"
+                f"{against}")
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return self.brief
+        lost = f", {self.unparsed} of {self.asked} answers unreadable" if self.unparsed else ""
         hard = self.parts.get(f"against {HARD} negatives")
         only = "" if hard is None else f", {hard:.2f} against hard negatives"
-        return (f"{self.scorer} {v.value:.2f} [{v.low:.2f}, {v.high:.2f}], floor {f.value:.2f} [{f.low:.2f}, {f.high:.2f}]"
-                f"{against}{only} ({v.unit}, {v.n} {v.of}{lost})")
+        return f"{self.brief}{only} ({self.value.unit}, {self.value.n} {self.value.of}{lost})"
 
     def json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "tells": self.tells}
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Score:
+        """The score that `json` gave as data, with null for nan or not."""
+        own = {name: found[name] for name in cls.__dataclass_fields__}
+        return cls(**{**own, **{name: own[name] and _figure(own[name]) for name in ("value", "floor", "above")}})
+
+
+def _figure(found: Mapping[str, Any]) -> Figure:
+    missing = {name: float("nan") for name in ("low", "high") if found[name] is None}
+    return Figure(**{**found, **missing})
 
 
 def scored(scorer: str, outcomes: Sequence[Outcome], data: str = "", seed: int = 0) -> Score:

@@ -12,10 +12,10 @@ from ..catalogue import find, proof
 from ..data.corpora import stdlib
 from ..dictionaries import Dictionary, Facts, Features, TopK
 from ..dictionaries.parts import TopK as Largest
+from ..explain import Name, explain
 from ..explain.embedding import minilm
 from ..explain.guess import Guess
 from ..explain.judges import ByRule
-from ..explain.naming import Name, explain
 from ..explain.outcome import scored
 from ..explain.planted import Planted
 from ..explain.rules import Part, Pattern, Rule

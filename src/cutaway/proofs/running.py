@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
-import subprocess
 import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from difflib import get_close_matches
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from ..catalogue import proofs
 from ..files import write_json
+from ..provenance import commit, versions
 from .proof import VERDICTS, Comparison, Proof, say
-
-LIBRARIES = ("cutaway", "torch", "transformers", "numpy", "scipy", "scikit-learn")
 
 
 def prove(ids: str | Sequence[str] = (), folder: str | Path = "proofs/results") -> dict[str, Proof | Exception]:
@@ -88,32 +83,3 @@ def _line(part: Comparison) -> str:
     size = f", {abs(part.effect):.1f} sd" if part.effect == part.effect else ""
     return (f"{VERDICTS[part.holds]}: {part.figure}, {part.method} against {part.baseline} "
             f"{part.difference:+.3g} [{part.low:+.3g}, {part.high:+.3g}]{size}")
-
-
-def versions() -> dict[str, str]:
-    """What the figures were made with."""
-    found = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}",
-             "cores": str(os.cpu_count())}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            from .. import __version__
-            found[name] = __version__ if name == "cutaway" else "not installed"
-    return found
-
-
-def commit() -> str:
-    """The commit of the source that ran, with `-dirty` where files differ from it; empty where it is in none."""
-    here = Path(__file__).parents[1] / "__init__.py"
-
-    def git(*words: str) -> str | None:
-        try:
-            done = subprocess.run(["git", *words], cwd=here.parent, capture_output=True, text=True, timeout=10)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    if git("ls-files", "--error-unmatch", here.name) is None:
-        return ""
-    return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or ""

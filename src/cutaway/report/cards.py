@@ -32,6 +32,8 @@ def card(feature: Any, n: int = 3) -> Markup:
     """A feature: how often it fires, what it favours, its hardest contexts and some from all over its range."""
     says = f"fires at {feature.frequency:.3%} of {feature.features.n_tokens:,} tokens, at most {number(feature.max)}"
     parts = [Markup("<div><b>Feature {}</b> at {}: {}</div>").format(feature.index, feature.dictionary.site, says)]
+    if name := getattr(feature, "name", None):      # features of a store may have one
+        parts.append(Markup("<div>{}: <b>{}</b> <small>{}</small></div>").format(name.by, name.text, name.brief))
     try:
         raised, lowered = feature.logits(6)
     except (ValueError, AttributeError):      # the network has no words to favour

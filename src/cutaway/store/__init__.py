@@ -5,6 +5,7 @@
     store.contexts(12, "near-miss")         # stretches of text: top, quantiles, random, near-miss
     store.by_text("raise ValueError")       # features that fire where this stands; also by_token, by_direction, document
     store.notes.set_label(12, "the name of a class that is being defined", author="me")
+    print(store[12].name)                   # what `cutaway explain` found, with its scores and their floors
     cw.FeatureStore("runs/learn/store/blocks.2")    # later, without a network
 
 `layout` says what the folder holds.
@@ -13,6 +14,7 @@
 from .feature_store import FeatureStore
 from .features import Passage, Postings, StoredFeature
 from .making import opened, store, stores
+from .names import Names
 from .notes import Notes
 
-__all__ = ["FeatureStore", "Notes", "Passage", "Postings", "StoredFeature", "opened", "store", "stores"]
+__all__ = ["FeatureStore", "Names", "Notes", "Passage", "Postings", "StoredFeature", "opened", "store", "stores"]

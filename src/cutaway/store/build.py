@@ -22,9 +22,10 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..files import write, write_json
-from . import tables
+from . import harvested, tables
 from .coded import Source, source_of
 from .cut import Corpus, corpus
+from .harvested import HarvestedRows
 from .identity import identity
 from .journal import Journal
 from .layout import BINS, SCHEMA, described, read_manifest
@@ -40,13 +41,15 @@ def build(folder: str | Path, net: Network, dictionary: Dictionary, data: Any, k
           progress: bool = True) -> Path:
     """Write what fires where on all of some data into a folder, or go on writing it; returns the folder.
 
-    key: the dictionary's name in its run. seed: of the contexts that are drawn at random. A finished store of the same
-    network, dictionary and data is left as it is. Raises ValueError where the folder holds another one, or where the disk
-    has too little room.
+    data: rows for the network, or those of a harvest. key: the dictionary's name in its run. seed: of the contexts that are
+    drawn at random. A finished store of the same network, dictionary and data is left as it is. Raises ValueError where the
+    folder holds another one, or where the disk has too little room.
     """
     known = len(net.tokenizer) if net.tokenizer is not None else 0
     size = max(known, getattr(net.config, "vocab_size", 0) or 0) if known else 0
-    source = source_of(net, dictionary, data, identity(net, dictionary, key or dictionary.site, data, seed), size)
+    said = identity(net, dictionary, key or dictionary.site, data, seed)
+    source = (harvested.source_of(dictionary, data, said, size) if isinstance(data, HarvestedRows) else
+              source_of(net, dictionary, data, said, size))
     return build_from(Path(folder), source, dictionary, net, progress)
 
 

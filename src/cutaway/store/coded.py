@@ -80,16 +80,21 @@ def _coded(dictionary: Dictionary, x: torch.Tensor, batch: Batch, length: int, d
     keep = dictionary.keeps(x, ids)
     if batch.keep is not None and batch.keep.numel() == keep.numel():
         keep = keep & batch.keep.reshape(keep.shape)
-    codes = dictionary.encode(x[keep].to(dictionary.W_dec))
+    token, latents, values = fires(dictionary, x[keep])
+    mask = keep.cpu().numpy()
+    tokens = None if ids is None else ids.cpu().numpy()
+    rows = batch.rows.cpu().numpy()
+    return Coded(mask, np.flatnonzero(mask)[token], latents, values, documents_of(data, rows, length), tokens)
+
+
+def fires(dictionary: Dictionary, x: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every firing on activations x [n, d], in their order: which of them [m], the latent [m] and its activation [m]."""
+    codes = dictionary.encode(x.to(dictionary.W_dec))
     values, indices = codes.values.float().cpu().numpy(), codes.indices.cpu().numpy()
     if not np.isfinite(values).all():
         raise ValueError(f"the activations at {dictionary.site} or the dictionary's codes hold NaN or infinity.")
     token, place = values.nonzero()
-    mask = keep.cpu().numpy()
-    tokens = None if ids is None else ids.cpu().numpy()
-    rows = batch.rows.cpu().numpy()
-    return Coded(mask, np.flatnonzero(mask)[token], indices[token, place], values[token, place],
-                 documents_of(data, rows, length), tokens)
+    return token, indices[token, place], values[token, place]
 
 
 def _joined(parts: list[Coded], length: int) -> Coded:

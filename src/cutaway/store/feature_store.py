@@ -14,6 +14,7 @@ import numpy as np
 from . import listing, pages, search, windows
 from .features import Passage, Postings, StoredFeature
 from .layout import KINDS, damage
+from .names import Names
 from .notes import Notes
 from .reading import Files
 from .rows import StoredRows
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class FeatureStore:
-    """A finished store, open for reading; notes are the only thing that is written. Safe for many threads.
+    """A finished store, open for reading; notes and names are the only things that are written. Safe for many threads.
 
     A store that was opened through a run also has its `net` and `data`, which only naming and steering need.
     Results that are said to be JSON hold dict, list, str, int, float, bool and None alone.
@@ -37,6 +38,7 @@ class FeatureStore:
         self._net, self._data = net, data
         self._checked: weakref.WeakSet[Any] = weakref.WeakSet()
         self.notes = Notes(self.folder / "notes.sqlite", self.width)
+        self.names = Names(self.notes.file, self.width)
         if net is not None:
             self.check(net)
 
@@ -135,7 +137,8 @@ class FeatureStore:
         """JSON {total, rows}: summaries of features, sorted by a column, some of them.
 
         where: columns with the value that they must have, or with the bounds (low, high) between which they must lie, None
-        for no bound. search: a feature's number, words in its label, notes or tags, or part of one of its five top tokens.
+        for no bound. search: a feature's number, words in its label, name, notes or tags, or part of one of its five top
+        tokens.
         """
         return listing.features(self, sort, descending, where or {}, search, offset, limit)
 
@@ -197,7 +200,8 @@ class FeatureStore:
     def summary(self, latent: int) -> dict[str, Any]:
         """JSON: count, frequency with its n, documents, mean, std, least, max, scale and offset of the stored levels,
         decoder_norm, encoder_bias, cosine of encoder with decoder, energy (its share of all decoded squared lengths),
-        status (`alive`, `dead`, `rare`, `dense`), top_token and label."""
+        status (`alive`, `dead`, `rare`, `dense`), top_token, label, and name: {text, by, brief, tells} or None, of which
+        `brief` has the score and its floor."""
         found = self.row_of(latent)
         return listing.named(self, [{name: found[name] for name in listing.PLAIN}])[0]
 

@@ -11,6 +11,7 @@ import numpy as np
 from ..dictionaries.features import Context, Feature
 
 if TYPE_CHECKING:
+    from ..explain import Name
     from .feature_store import FeatureStore
 
 
@@ -63,6 +64,17 @@ class StoredFeature(Feature):
     def max(self) -> float:
         return self.summary["max"]
 
+    @property
+    def names(self) -> list[Name]:
+        """What each explainer found for it, names first and the newest first; each prints with its scores and floors."""
+        from ..explain import Name
+        return [Name.from_json(found) for found in self.features.names.of(self.index)]
+
+    @property
+    def name(self) -> Name | None:
+        """The newest name; None where `cutaway explain` found none."""
+        return next((name for name in self.names if name.text), None)
+
     def contexts(self, n: int = 10, kind: str = "top", before: int = 20, after: int = 8,  # type: ignore[override]
                  seed: int = 0) -> list[Passage]:
         """Stretches of text chosen when the store was built: top, quantiles, random, near-miss; see `FeatureStore.contexts`.
@@ -83,5 +95,6 @@ class StoredFeature(Feature):
         return raised, lowered
 
     def __repr__(self) -> str:
+        called = f"; named {name.text!r}, {name.brief}" if (name := self.name) else ""
         return (f"Feature({self.index} at {self.dictionary.site}: fires for {self.frequency:.3%} of "
-                f"{self.features.n_tokens:,} tokens, max {self.max:.3g})")
+                f"{self.features.n_tokens:,} tokens, max {self.max:.3g}{called})")

@@ -16,7 +16,7 @@
     logit_histograms.parquet   latent, low, high, counts
     vocabulary.parquet         token, bytes, special
     dictionary.safetensors     the dictionary itself
-    notes.sqlite               labels, notes and tags; the only file that is ever written again
+    notes.sqlite               labels, notes, tags and names; the only file that is ever written again
 
 A position counts all places of all rows: position = row * row_length + place in the row.
 """

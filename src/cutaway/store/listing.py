@@ -57,6 +57,8 @@ def _found(store: FeatureStore, text: str) -> np.ndarray:
 
 
 def named(store: FeatureStore, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Summaries with the label and the text of the top token."""
-    labels = store.notes.labels(row["latent"] for row in rows)
-    return [{**row, "label": labels.get(row["latent"]), "top_token": store.token_text(row["top_token"])} for row in rows]
+    """Summaries with the label, the newest name with its score, and the text of the top token."""
+    latents = [row["latent"] for row in rows]
+    labels, names = store.notes.labels(latents), store.names.newest(latents)
+    return [{**row, "label": labels.get(row["latent"]), "name": names.get(row["latent"]),
+             "top_token": store.token_text(row["top_token"])} for row in rows]

@@ -42,8 +42,13 @@ def page(store: FeatureStore, latent: int, n: int, before: int, after: int) -> d
             "histogram": histogram(found), "positions": places(store, found), "logits": logits(store, latent),
             "neighbours": neighbours(store, latent), "tokens": tokens(store, latent),
             "contexts": {kind: [passage.json() for passage in chosen[kind]] for kind in KINDS},
-            **store.notes.everything(latent),
+            **written(store, latent),
             "previous": latent - 1 if latent else None, "next": latent + 1 if latent + 1 < store.width else None}
+
+
+def written(store: FeatureStore, latent: int) -> dict[str, Any]:
+    """Label, notes, tags and names of a latent."""
+    return {**store.notes.everything(latent), "names": store.names.of(latent)}
 
 
 def histogram(found: dict[str, Any]) -> dict[str, Any]:

@@ -63,9 +63,9 @@ def ranked(store: FeatureStore, positions: np.ndarray, n: int) -> list[dict[str,
     score = share * np.log2(np.maximum(lift, 1e-12))
     best = np.lexsort((np.arange(store.width), -score))[:n]
     best = best[score[best] > 0]
-    labels = store.notes.labels(best)
+    labels, names = store.notes.labels(best), store.names.newest(best)
     return [{"latent": int(i), "count": int(counts[i]), "share": float(share[i]), "lift": float(lift[i]),
-             "mean": float(sums[i] / counts[i]), "label": labels.get(int(i))} for i in best]
+             "mean": float(sums[i] / counts[i]), "label": labels.get(int(i)), "name": names.get(int(i))} for i in best]
 
 
 def by_direction(store: FeatureStore, vector: Any, n: int) -> list[dict[str, Any]]:
@@ -78,8 +78,8 @@ def by_direction(store: FeatureStore, vector: Any, n: int) -> list[dict[str, Any
         raise ValueError("a direction must be of finite numbers that are not all zero.")
     cosines = store.unit_directions @ torch.nn.functional.normalize(direction, dim=0)
     values, best = cosines.topk(min(n, len(cosines)))
-    labels = store.notes.labels(best.tolist())
-    return [{"latent": i, "cosine": round(value, 6), "label": labels.get(i)}
+    labels, names = store.notes.labels(best.tolist()), store.names.newest(best.tolist())
+    return [{"latent": i, "cosine": round(value, 6), "label": labels.get(i), "name": names.get(i)}
             for i, value in zip(best.tolist(), values.tolist(), strict=True)]
 
 

@@ -1,8 +1,7 @@
-// Keys, tabs, the threshold and the theme. Scripts are not modules, so that pages of a static site also work from a folder.
+// Tabs, the threshold and the theme. Scripts are not modules, so that pages of a static site also work from a folder.
 {
   const one = (selector, root = document) => root.querySelector(selector);
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
-  const typing = (element) => element && element.matches("input:not([type=radio]):not([type=range]), textarea, select");
 
   const theme = one("#theme");
   theme?.addEventListener("click", () => {
@@ -11,24 +10,6 @@
     root.dataset.theme = dark ? "light" : "dark";
     try { localStorage.setItem("theme", root.dataset.theme); } catch { /* then only this page */ }
     document.dispatchEvent(new Event("theme"));
-  });
-
-  // j and k go to the next and previous feature, or along the rows of a table; / goes to the search.
-  const step = (by) => {
-    const list = one("[data-list] tbody");
-    if (!list) { one(by > 0 ? "a[rel=next]" : "a[rel=prev]")?.click(); return; }
-    const links = all("tr", list).map((row) => one("a", row)).filter(Boolean);
-    const now = links.indexOf(document.activeElement);
-    links[Math.min(Math.max(now + by, 0), links.length - 1)]?.focus();
-  };
-  document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.key === "Escape" && typing(document.activeElement)) { document.activeElement.blur(); return; }
-    if (typing(document.activeElement)) return;
-    const find = one("#find") ?? one("input[type=search]");
-    if (event.key === "/" && find) { event.preventDefault(); find.focus(); find.select(); }
-    if (event.key === "j") step(1);
-    if (event.key === "k") step(-1);
   });
 
   // The tab is part of the address, so that it can be sent to others and is there after a reload.

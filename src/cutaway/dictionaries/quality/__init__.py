@@ -2,6 +2,5 @@
 
 from .contract import Metric, Sums, Undefined
 from .profile import METRICS, Line, Profile, profile
-from .truth import World, world
 
-__all__ = ["METRICS", "Line", "Metric", "Profile", "Sums", "Undefined", "World", "profile", "world"]
+__all__ = ["METRICS", "Line", "Metric", "Profile", "Sums", "Undefined", "profile"]

@@ -14,6 +14,8 @@ from ..dictionary import Dictionary
 from ..parts import LargestLinear, TopK
 from ..recipe import Recipe
 
+# Away from the seeds that people give: a world of known features may have drawn its directions from the very same numbers.
+STREAM = 0x52414E44
 Control = Callable[[Dictionary, Tensor, int], Dictionary]
 
 
@@ -25,7 +27,7 @@ def random_initial(dictionary: Dictionary, x: Tensor, seed: int) -> Dictionary:
     """
     scale = x.var(0).mean().sqrt()
     made = Recipe("random", dictionary.width, TopK(mean_l0(dictionary, x)), initial="random").build(
-        x[:16_384] / scale, torch.Generator().manual_seed(seed))
+        x[:16_384] / scale, torch.Generator().manual_seed(STREAM + seed))
     made.facts = dictionary.facts
     with torch.no_grad():
         made.b_dec.mul_(scale)

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from ..dictionary import Dictionary
 from ..evaluate import recovered
-from ..splicing import losses_under, replaced
+from ..splicing import losses_under
+from ..through import replaced
 from .bench import Bench, sums_by
 from .contract import Metric, Results, Sums, Undefined, mean_of, share
 

@@ -15,7 +15,8 @@ from tqdm.auto import tqdm
 from ...files import write_json
 from ...network import Network
 from ..dictionary import Dictionary
-from . import ablation, absorption, core, perturbation, probing, spurious, stability, truth
+from ..truth import World
+from . import ablation, absorption, core, description, interchange, perturbation, probing, spurious, stability, truth
 from .bench import Bench, gather
 from .contract import Metric, Results, Sums, Undefined, average, less
 from .controls import CONTROLS
@@ -23,7 +24,8 @@ from .held_out import held_out
 
 METRICS: dict[str, Metric] = {metric.id: metric for metric in (
     truth.TRUTH, core.RECONSTRUCTION, core.FIRING, core.WEIGHTS, core.BEHAVIOUR, probing.PROBING, absorption.ABSORPTION,
-    spurious.SPURIOUS, perturbation.PERTURBATION, ablation.ABLATION, stability.STABILITY)}
+    spurious.SPURIOUS, perturbation.PERTURBATION, interchange.INTERCHANGE, description.DESCRIPTION, ablation.ABLATION,
+    stability.STABILITY)}
 FORMAT = 1
 
 
@@ -122,7 +124,7 @@ def profile(run_or_dictionary: Any, net: Network | None, data: Any, *, trained_o
     """Every figure of a dictionary with its n, interval, floor and ceiling, all from the same run.
 
     run_or_dictionary: a `Dictionary`, or a `Run` with one. net, data: the network it belongs to, and data that it was not
-        trained on; a known `World` in the place of data needs no network.
+        trained on; a `dictionaries.truth.World` of known features in the place of data needs no network.
     trained_on: the training data, so that rows with its documents are left out; a run knows its own.
     others: dictionaries of the same recipe from other seeds, for stability. metrics: some of `METRICS`; all if left out.
     tokens: how many activations are looked at. seeds: of controls, splits and probes, at least three.
@@ -146,8 +148,8 @@ def profile(run_or_dictionary: Any, net: Network | None, data: Any, *, trained_o
         raise ValueError(f"controls, splits and probes need at least three seeds; found {len(seeds)}.")
     options: dict[str, Any] = {"seeds": tuple(seeds), "others": tuple(others)}
     said = "whether the dictionary was trained on this data is not known"
-    if isinstance(data, truth.World):
-        bench = data.bench(tokens, **options)
+    if isinstance(data, World):
+        bench = truth.bench_of(data, tokens, **options)
     else:
         if net is None:
             raise ValueError("data of a network needs the network; give net.")
@@ -235,7 +237,7 @@ def _facts(dictionary: Dictionary, bench: Bench, said: str) -> dict[str, Any]:
     return {
         "network": net.name if net else "", "fingerprint": fingerprint(net) if net else "",
         "dictionary": {**made, "checksum": f"{float(weights.sum()):.9g}"},
-        "data": f"{data.name} ({data.fingerprint})" if data is not None else "a world of known features",
+        "data": f"{data.name} ({data.fingerprint})" if data is not None else f"the world {bench.truth[0].name}",
         "held_out": said, "tokens": bench.n, "rows": len(set(bench.row.tolist())),
         "groups": f"{bench.groups} {bench.grouped_by}",
         "seeds": list(bench.seeds), "share_of_official_budget": official,

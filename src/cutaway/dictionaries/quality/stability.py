@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..dictionary import Dictionary
+from ..truth import matched
 from .bench import Bench
 from .contract import Metric, Results, Undefined, mean_of
 
@@ -38,14 +39,11 @@ def partners(a: Tensor, b: Tensor) -> np.ndarray:
 
     Beyond `WIDE` rows, where that takes minutes, with the nearest row. Rows of a that are left without a partner have 0.
     """
-    from scipy.optimize import linear_sum_assignment
     a, b = F.normalize(a.detach().float(), dim=1), F.normalize(b.detach().float(), dim=1)
     if max(len(a), len(b)) > WIDE:
         return torch.cat([(part @ b.T).amax(1) for part in a.split(1024)]).numpy()
-    cosine = (a @ b.T).numpy()
-    found = np.zeros(len(a))
-    rows, columns = linear_sum_assignment(-cosine)
-    found[rows] = cosine[rows, columns]
+    pairs, found = matched(a @ b.T), np.zeros(len(a))
+    found[pairs.latents] = pairs.cosines
     return found
 
 

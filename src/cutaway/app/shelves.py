@@ -1,4 +1,4 @@
-"""What the app shows: the stores, profiles, names and units tables of some run folders, found by their files."""
+"""What the app shows: the stores, profiles and units tables of some run folders, found by their files."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..scores.trust import Trust, load_trusts
 from ..store import FeatureStore, stores
 from ..store.layout import read_manifest
 
@@ -33,14 +34,9 @@ class Shelf:
     def title(self) -> str:
         return self.slug.replace("~", " · ")
 
-    def names(self) -> dict[int, dict[str, Any]]:
-        """The names that `cutaway explain` found, by feature: with their scores and floors, or why there is none."""
-        path = self.run / "names" / f"{self.key.replace('/', '+')}.json" if self.run else None
-        return {name["feature"]: name for name in (_json(path) or {}).get("names", [])} if path else {}
-
     def history(self) -> list[dict[str, float]]:
         """How the dictionary's training went, if its run kept that."""
-        return (_json(self.run / "history.json") or {}).get(self.key, []) if self.run else []
+        return (read_json(self.run / "history.json") or {}).get(self.key, []) if self.run else []
 
     @cached_property
     def projection(self) -> dict[str, Any]:
@@ -51,13 +47,18 @@ class Shelf:
 
 @dataclass(frozen=True)
 class Table:
-    """Scores of a network's units that `cutaway score` left: `frame` in pandas, and what each score says about itself."""
+    """Scores of a network's units that `cutaway score` left.
+
+    about: what each score says about itself; frame: in pandas; trust: how far scores agree with the exact effect, as far as
+    `trust.json` beside the table says.
+    """
 
     path: Path
     kind: str
     network: str
     about: dict[str, dict[str, Any]]
     frame: Any
+    trust: dict[str, Trust]
 
 
 class Library:
@@ -92,13 +93,13 @@ class Library:
 
     def profiles(self) -> dict[str, dict[str, Any]]:
         """The profiles that `cutaway evaluate --profile` kept, by run and dictionary."""
-        found = {folder: _json(folder / "profile.json") or {} for folder in self.folders}
+        found = {folder: read_json(folder / "profile.json") or {} for folder in self.folders}
         return {key if len(found) == 1 else f"{folder.name} · {key}": made
                 for folder, kept in found.items() for key, made in kept.items() if isinstance(made, dict) and "lines" in made}
 
     def figures(self) -> dict[str, dict[str, dict[str, Any]]]:
         """The figures that `cutaway evaluate` kept, by run and dictionary."""
-        found = {folder: _json(folder / "figures.json") or {} for folder in self.folders}
+        found = {folder: read_json(folder / "figures.json") or {} for folder in self.folders}
         return {f"{folder.name} · {key}": made for folder, kept in found.items() for key, made in kept.items()
                 if isinstance(made, dict) and made and all(isinstance(f, dict) and "value" in f for f in made.values())}
 
@@ -125,7 +126,7 @@ def _slug(text: str) -> str:
 
 def _model(run: Path | None, opened: FeatureStore) -> str:
     """What to open when text is tried: what the run's configuration says, or the bundled model by its name."""
-    arguments = (_json(run / "config.json") or {}).get("arguments", {}) if run else {}
+    arguments = (read_json(run / "config.json") or {}).get("arguments", {}) if run else {}
     name = arguments.get("model") or opened.manifest["network"]["name"]
     return name if name == "pico" or Path(name).exists() else ""     # nothing is fetched unless the user says so
 
@@ -151,10 +152,13 @@ def _table(path: Path) -> Table:
         raise ValueError(f"{path} is not a units table that Cutaway wrote.")
     frame = read.to_pandas()
     frame["block"] = frame["block"].astype("float").fillna(np.nan) if "block" in frame else np.nan
-    return Table(path, facts["kind"], facts["network"], facts["about"], frame)
+    # A table that was written anew without a check leaves the trust of another one behind.
+    trust = {name: found for name, found in load_trusts(path.with_name("trust.json")).items()
+             if (found.kind, found.of) == (facts["kind"], len(frame))}
+    return Table(path, facts["kind"], facts["network"], facts["about"], frame, trust)
 
 
-def _json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
     """What a JSON file holds; None where there is none. A damaged one is said to be."""
     if not path.exists():
         return None

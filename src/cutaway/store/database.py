@@ -1,0 +1,91 @@
+"""The only file of a store that is ever written again: SQLite, changed in whole transactions, by several processes at once."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# What each schema adds to the one before; a file is brought up to date at its first write.
+SCHEMAS = ("""
+CREATE TABLE labels (id INTEGER PRIMARY KEY, latent INTEGER NOT NULL, text TEXT NOT NULL, author TEXT NOT NULL,
+                     at TEXT NOT NULL, facts TEXT);
+CREATE INDEX labels_of ON labels (latent, id);
+CREATE TABLE notes (id INTEGER PRIMARY KEY, latent INTEGER NOT NULL, text TEXT NOT NULL, author TEXT NOT NULL,
+                    at TEXT NOT NULL);
+CREATE INDEX notes_of ON notes (latent, id);
+CREATE TABLE tags (latent INTEGER NOT NULL, name TEXT NOT NULL, PRIMARY KEY (latent, name)) WITHOUT ROWID;
+CREATE INDEX tagged ON tags (name, latent);
+CREATE VIRTUAL TABLE words USING fts5 (text, latent UNINDEXED, kind UNINDEXED, own UNINDEXED, tokenize = "unicode61");
+""", """
+CREATE TABLE names (id INTEGER PRIMARY KEY, latent INTEGER NOT NULL, explainer TEXT NOT NULL, text TEXT NOT NULL,
+                    brief TEXT NOT NULL, tells INTEGER NOT NULL, at TEXT NOT NULL, facts TEXT NOT NULL,
+                    UNIQUE (latent, explainer));
+""")
+SCHEMA = len(SCHEMAS)
+
+
+class Database:
+    """A file of tables; it is made at the first write, and one that is not there is empty.
+
+    Raises ValueError for a file of a newer schema, and OSError for one that cannot be read or written.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    def read(self, query: str, *values: object, since: int = 1) -> list[sqlite3.Row]:
+        """The rows of a query; none while the file has not the schema since which its tables exist."""
+        if not self.path.exists():
+            return []
+        with self._explained(), self._connected() as file:
+            return file.execute(query, values).fetchall() if _schema(file) >= since else []
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """A transaction: all of it is done at its end, or nothing where an error ends it."""
+        with self._explained(), self._connected() as file:
+            file.execute("PRAGMA journal_mode = WAL")
+            file.execute("BEGIN IMMEDIATE")
+            for number, tables in enumerate(SCHEMAS[_schema(file):], start=_schema(file) + 1):
+                for statement in filter(str.strip, tables.split(";")):
+                    file.execute(statement)
+                file.execute(f"PRAGMA user_version = {number}")
+            yield file
+            file.execute("COMMIT")
+
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        file = sqlite3.connect(self.path, timeout=10, isolation_level=None)
+        try:
+            file.row_factory = sqlite3.Row
+            if (schema := _schema(file)) > SCHEMA:
+                raise ValueError(f"{self.path} has schema {schema}; this version of Cutaway reads up to {SCHEMA}. "
+                                 "Update Cutaway.")
+            yield file
+        finally:
+            file.close()    # what was not committed is undone
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise OSError(f"the notes in {self.path} cannot be read or written ({error}).") from error
+
+
+def _schema(file: sqlite3.Connection) -> int:
+    """Of the file; 0 while it has no tables."""
+    return file.execute("PRAGMA user_version").fetchone()[0]
+
+
+def now() -> str:
+    """The time in UTC."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def whole(text: str) -> str:
+    """A text in which what no file can hold, such as half of a character, is a question mark."""
+    return text.encode("utf-8", "replace").decode()

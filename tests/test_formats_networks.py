@@ -106,9 +106,9 @@ def test_a_transcoder_is_spliced_in_for_its_mlp():
         cw.clamp(feature)
     with pytest.raises(ValueError, match="use evaluate"):
         cw.profile(made, net, cw.corpus([PLAIN[:1000]], net))
-    made.target = "blocks.1.mlp"
-    with pytest.raises(ValueError, match="only a transcoder from a module's input to its output"):
-        made.splice(net)
+    made.target = "embed"
+    with pytest.raises(ValueError, match="embed is computed before model.layers.0.mlp:in is"), net.edited(made.splice(net)):
+        net.logits(net.tokens(PLAIN[:60]))
 
 
 def test_a_transcoder_is_evaluated_on_what_it_writes():

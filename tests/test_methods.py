@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,11 @@ from torch.testing import assert_close
 
 from cutaway import methods
 from cutaway.dictionaries import Dictionary, Facts, Gated, JumpReLU, Matryoshka, Recipe
+from cutaway.dictionaries.across import Across
+from cutaway.dictionaries.crosscoder import Joint
+from cutaway.dictionaries.gradient_sae import BesideGradient
+from cutaway.dictionaries.jumprelu import PACE, thresholds
+from cutaway.dictionaries.upward import Upward
 from cutaway.kernels import reference
 from cutaway.train import Settings
 from cutaway.train.learner import Learner
@@ -28,6 +34,8 @@ def recipe_of(id: str, **more: Any) -> Recipe:
     return method.object(**{name: value for name, value in wanted.items() if name in known})
 
 
+# The tensors of a token that a recipe learns from: their widths.
+WIDTHS = {Across: (32, 24), Joint: (32, 24), Upward: (32, 32, 24, 24), BesideGradient: (32, 32)}
 RECIPES = [id for id, method in methods("dictionary").items()
            if "width" in method.signature.parameters and "lr" in method.signature.parameters]
 
@@ -36,11 +44,43 @@ def data(seed: int, n: int = BATCH) -> Tensor:
     return planted(n, d=32, width=64, k=4, seed=seed)
 
 
+def widths(recipe: Recipe) -> tuple[int, ...]:
+    return WIDTHS.get(type(recipe.wiring), (32,))
+
+
+def rows(recipe: Recipe, seed: int, n: int = BATCH) -> Tensor:
+    """Tokens with all tensors that a recipe learns from, side by side: the first is planted, the others are maps of it."""
+    x, parts, chance = data(seed, n), [], torch.Generator().manual_seed(7)
+    for i, width in enumerate(widths(recipe)):
+        parts.append(x if i == 0 else 5 * (x @ torch.randn(32, width, generator=chance)).relu())
+    return torch.cat(parts, 1)
+
+
+def learner_of(recipe: Recipe, steps: int = STEPS) -> Learner:
+    return Learner(recipe, rows(recipe, 0, 4096), steps, BATCH, 0, Settings("exact"), widths=widths(recipe))
+
+
 def trained(recipe: Recipe, steps: int = STEPS) -> Learner:
-    learner = Learner(recipe, data(0, 4096), steps, BATCH, 0, Settings("exact"))
+    learner = learner_of(recipe, steps)
     while not learner.done:
-        learner.step(data(1 + learner.step_count))
+        learner.step(rows(recipe, 1 + learner.step_count))
     return learner
+
+
+def finished(learner: Learner) -> Any:
+    return learner.export(Facts(site="&".join(f"site {i}" for i in range(len(learner.row.widths)))))
+
+
+def parts_of(learner: Learner, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """What is read at inference and what is written, of rows, by site."""
+    parts = x.split(learner.row.widths, 1)
+    reads = [i for i in learner.row.reads if not isinstance(learner.recipe.wiring, BesideGradient) or i == 0]
+    return [parts[i] for i in reads], [parts[i] for i in learner.row.writes]
+
+
+def fvu_of(made: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
+    shares = [(a - b).pow(2).sum() / (b - b.mean(0)).pow(2).sum() for a, b in zip(made, wanted, strict=True)]
+    return float(torch.stack(shares).mean())
 
 
 @pytest.fixture(scope="module")
@@ -53,17 +93,19 @@ def test_every_method(id: str, learners: dict[str, Learner], tmp_path: Path) -> 
     learner = learners[id] = trained(recipe_of(id))
     first, last = learner.history[0]["fvu"], learner.history[-1]["fvu"]
     assert last < 0.6 and last < first
-    made, x = learner.export(Facts(site="blocks.0")), data(10_000, 2048)
-    codes = made.encode(x)
-    assert 0.5 * K < float(codes.l0.float().mean()) < 1.5 * K
-    fvu = float((made.decode(codes) - x).pow(2).sum() / (x - x.mean(0)).pow(2).sum())
-    assert fvu == pytest.approx(last, abs=0.1)
+    made = finished(learner)
+    x, y = parts_of(learner, rows(learner.recipe, 10_000, 2048))
+    codes, reconstructed = made.passed(x)
+    wanted = K * made.width / learner.recipe.width
+    assert 0.5 * wanted < float(codes.l0.float().mean()) < 1.5 * wanted
+    assert fvu_of(reconstructed, y) == pytest.approx(last, abs=0.1)
     # One token's codes do not depend on the others.
-    alone = torch.cat([made.encode(x[i: i + 1]).dense(made.width) for i in range(20)])
+    alone = torch.cat([made.encoded([one[i: i + 1] for one in x]).dense(made.width) for i in range(20)])
     assert_close(alone, codes.dense(made.width)[:20], atol=1e-4, rtol=1e-4)
     again = Dictionary.load(made.save(tmp_path / "d.safetensors"))
-    assert again.sparsify == made.sparsify
-    assert torch.equal(again(x), made(x))
+    assert again.sparsify == made.sparsify and type(again) is type(made)
+    assert (again.reads, again.writes) == (made.reads, made.writes)
+    assert all(torch.equal(a, b) for a, b in zip(again.passed(x)[1], reconstructed, strict=True))
     for name, p in again.named_parameters():
         assert torch.equal(p, dict(made.named_parameters())[name])
 
@@ -79,23 +121,25 @@ def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.mark.parametrize("id", RECIPES)
 def test_every_method_goes_on_exactly(id: str) -> None:
     straight = trained(recipe_of(id), 12)
-    half = Learner(recipe_of(id), data(0, 4096), 12, BATCH, 0, Settings("exact"))
+    recipe = recipe_of(id)
+    half = learner_of(recipe, 12)
     for step in range(7):
-        half.step(data(1 + step))
+        half.step(rows(recipe, 1 + step))
     tensors, facts = half.state()
-    other = Learner(recipe_of(id), data(0, 4096), 12, BATCH, 0, Settings("exact"))
-    other.load_state({name: t.clone() for name, t in tensors.items()}, facts)
+    other = learner_of(recipe, 12)
+    other.load_state({name: t.clone() for name, t in tensors.items()}, json.loads(json.dumps(facts)))
     for step in range(7, 12):
-        other.step(data(1 + step))
+        other.step(rows(recipe, 1 + step))
     for name, p in other.dictionary.named_parameters():
         assert torch.equal(p, dict(straight.dictionary.named_parameters())[name]), name
     assert other.history == straight.history
 
 
-@pytest.mark.parametrize("id", ["relu-l1", "gated", "jumprelu"])
+@pytest.mark.parametrize("id", [id for id in RECIPES if "l0" in methods("dictionary")[id].signature.parameters])
 def test_l0_is_reached_within_five_percent(id: str) -> None:
-    made = trained(recipe_of(id), 600).export(Facts())
-    assert float(made.encode(data(10_000, 4096)).l0.float().mean()) == pytest.approx(K, rel=0.05)
+    learner = trained(recipe_of(id), 600)
+    x, _ = parts_of(learner, rows(learner.recipe, 10_000, 4096))
+    assert float(finished(learner).encoded(x).l0.float().mean()) == pytest.approx(K, rel=0.05)
 
 
 def test_gated_is_the_jumprelu_that_it_becomes() -> None:
@@ -115,14 +159,15 @@ def test_jumprelu_gradients_are_those_of_the_paper(kind: str) -> None:
     learner = Learner(recipe, data(0, 1024), 10, 32, 0)
     d = learner.dictionary.double()
     with torch.no_grad():
-        d.extra["threshold"].copy_(0.5 + 0.2 * torch.rand(64))
+        d.extra["unit"].fill_(0.5)
+        d.extra["log_threshold"].copy_(0.05 * torch.randn(64))
     x = (data(1, 32) / learner.scale).double()
     from cutaway.dictionaries.parts import Pass
     codes = d.encode(x)
     loss = sum(term(Pass(d, x, codes, learner.silent, 32.0, 0.5)) for term in recipe.losses)
-    names, parameters = zip(*d.named_parameters(), strict=True)
+    names, parameters = zip(*((n, p) for n, p in d.named_parameters() if n != "extra.unit"), strict=True)
     own = dict(zip(names, torch.autograd.grad(loss, parameters), strict=True))
-    z, theta, e = (x - d.b_dec) @ d.W_enc.T + d.b_enc, d.extra["threshold"], 0.5
+    z, theta, e = (x - d.b_dec) @ d.W_enc.T + d.b_enc, thresholds(d).detach(), 0.5 * float(thresholds(d).detach().mean())
     fires, near = (z > theta).double(), ((z - theta).abs() < e / 2).double()
     f = z.detach() * fires
     g_f = torch.autograd.functional.jacobian(
@@ -132,8 +177,16 @@ def test_jumprelu_gradients_are_those_of_the_paper(kind: str) -> None:
     weight = {"step": 0.3, "tanh": 0.0, "quadratic": 0.3 * 2 * (n - 1)}[kind]
     expected = (-theta / e * near * g_f - weight * near / e / 32 / 8).sum(0)
     assert expected.abs().max() > 0
-    assert_close(own["extra.threshold"], expected)
+    assert_close(own["extra.log_threshold"], PACE * theta * expected)   # by the chain rule
     assert_close(own["W_enc"], (g_f * fires).T @ (x - d.b_dec))
+
+
+def test_jumprelu_begins_with_as_many_latents_as_it_should_end_with() -> None:
+    """However large the pre-activations are; with a threshold of its own choice it began, and stayed, dead at large widths."""
+    for size in (1e-3, 1.0, 1e3):
+        learner = Learner(JumpReLU(512, l0=8.0), size * data(0, 1024), 10, 64, 0)
+        codes = learner.dictionary.encode(data(1, 1024) * size / learner.scale)
+        assert float(codes.l0.float().mean()) == pytest.approx(8, rel=0.2)
 
 
 def test_matryoshka_prefixes_reconstruct_alone() -> None:

@@ -105,7 +105,8 @@ def _learning(run: Run, features: Features, test: Any, size: Size) -> page.Learn
 def described(feature: Feature) -> page.Feature:
     """A feature as the page shows it: its contexts from the top and from across its whole range."""
     features = feature.features
-    up, down = feature.logits()
+    one_place = len(feature.dictionary.writes) == 1     # a crosscoder's latents have no one direction to the logits
+    up, down = feature.logits() if one_place else ([], [])
     frequency = Figure("frequency", feature.frequency, *_share_interval(feature.count, features.n_tokens),
                        features.n_tokens, data=features.data.name)
     top = [_context(c) for c in feature.contexts(8)]

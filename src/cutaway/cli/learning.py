@@ -25,7 +25,8 @@ def learn(model: Annotated[str, tyro.conf.Positional] = "pico", /, site: str = "
 
     Args:
         model: A model's folder, hub id, or "pico".
-        site: Where, such as blocks.3 or blocks.*.mlp; left out, the residual stream at the middle block.
+        site: Where, such as blocks.3 or blocks.*.mlp; left out, the residual stream at the middle block, or for a transcoder
+            its MLP, for a crosscoder all blocks, and for a cross-layer transcoder the MLPs of all.
         method: A method of the family dictionary; `cutaway catalogue dictionary` lists them.
         tokens: How many tokens to train on, such as 500k or 2M.
         data: Text files (globs and commas allowed), or stdlib, the source of Python's standard library, or the folder that
@@ -49,7 +50,7 @@ def learn(model: Annotated[str, tyro.conf.Positional] = "pico", /, site: str = "
     recipe, settings = _recipe(method, set), Settings(selection, accumulate, Schedule(patience=patience))
     local = os.environ.get("LOCAL_RANK")
     net = inputs.network(model, f"cuda:{local}" if local and device == "cuda" else device, pickle)
-    site = site or f"blocks.{max(0, (net.n_blocks - 1) // 2)}"
+    site = site or recipe.wiring.usual(net.n_blocks)
     source = inputs.data(data, net)
     folder.begin(out, "learn", {"model": model, "site": site, "method": method, "tokens": tokens, "data": data, "set": set,
                                 "out": out, "batch": batch, "seed": seed, "selection": selection, "accumulate": accumulate,

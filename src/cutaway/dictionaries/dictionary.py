@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +16,7 @@ from ..files import write_safetensors
 from ..network import At, Edit, Network, Site, View
 from .codes import Codes
 from .parts import SPARSIFIERS, TopK, part_to_json
+from .through import raw, replaced
 
 FORMAT = 1
 
@@ -41,14 +43,14 @@ class Facts:
 class Dictionary(nn.Module):
     """Sparse features of the activations x [..., d] at one site.
 
-    codes = sparsify((x - b_dec) @ W_enc.T + b_enc); reconstruction = codes @ W_dec + b_dec.
-    W_enc, W_dec: [width, d]; b_enc: [width]; b_dec: [d]; extra: tensors that the sparsifier adds, such as thresholds. All in
-    the site's own units: nothing is scaled at run time.
-    kinds: subclasses by the name that their files give them; settings: what a subclass is made with besides; says: what its
-    file says of its conventions.
+    codes = sparsify((x - b_dec) @ W_enc.T + b_enc); reconstruction = codes @ W_dec + b_dec. W_enc, W_dec: [width, d]; b_enc:
+    [width]; b_dec: [d]; extra: tensors that the sparsifier adds, such as thresholds. All in the site's own units: nothing is
+    scaled at run time. kinds: subclasses by the name that their files give them; readers: of files of other kinds; settings:
+    what a subclass is made with besides; says: what its file says of its conventions.
     """
 
     kinds: ClassVar[dict[str, type[Dictionary]]] = {}
+    readers: ClassVar[dict[str, Callable[[Path], Any]]] = {}
     kind: ClassVar[str] = ""
     says: ClassVar[dict[str, str]] = {
         "layout": "W_enc and W_dec are [width, d]", "b_dec": "subtracted from the input and added to the output",
@@ -68,23 +70,52 @@ class Dictionary(nn.Module):
         super().__init__()
         self.sparsify = sparsify or TopK(32)
         self.facts, self.tied = facts, tied
-        self.W_dec = nn.Parameter(torch.zeros(width, d))
+        self._make_rows(width, d)
         self.W_enc = self.W_dec if tied else nn.Parameter(torch.zeros(width, d))
         self.b_enc = nn.Parameter(torch.zeros(width))
         self.b_dec = nn.Parameter(torch.zeros(d))
         self.extra = nn.ParameterDict(getattr(self.sparsify, "tensors", lambda width: {})(width))
 
+    def _make_rows(self, width: int, d: int) -> None:
+        """The decoder's tensors; a subclass may make its rows from others."""
+        self.W_dec = nn.Parameter(torch.zeros(width, d))
+
+    def settle(self) -> None:
+        """Put what a step of training has moved back to where this kind of dictionary allows it: here, anywhere."""
+
     @property
     def width(self) -> int:
-        return self.W_dec.shape[0]
+        return self.W_enc.shape[0]
 
     @property
     def d(self) -> int:
-        return self.W_dec.shape[1]
+        return self.W_enc.shape[1]
 
     @property
     def site(self) -> str:
         return self.facts.site
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The sites whose activations lie side by side in x."""
+        return (self.site,)
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """The sites whose activations lie side by side in what is reconstructed."""
+        return (self.site,)
+
+    def norms(self) -> Tensor:
+        """How much of what is written a latent moves by one unit of activation: [width]."""
+        return self.W_dec.norm(dim=1)
+
+    def encoders(self) -> tuple[Tensor, ...]:
+        """The matrices [width, d] by which latents are found."""
+        return (self.W_enc,)
+
+    def centred(self, x: Tensor) -> Tensor:
+        """What the encoder's rows are multiplied with: [n, d]."""
+        return x - self.b_dec
 
     def encode(self, x: Tensor, progress: float = 1.0) -> Codes:
         """x: [..., d] -> values and indices [..., k]."""
@@ -120,6 +151,30 @@ class Dictionary(nn.Module):
         """The reconstruction of x."""
         return self.decode(self.encode(x))
 
+    def encoded(self, x: Sequence[Tensor]) -> Codes:
+        """The codes of what was read at each site of `reads`."""
+        return self.encode(x[0])
+
+    def passed(self, x: Sequence[Tensor]) -> tuple[Codes, list[Tensor]]:
+        """The codes of what was read at each site of `reads`, and what is reconstructed at each of `writes`."""
+        codes = self.encode(x[0])
+        return codes, [self.decode(codes)]
+
+    def speaks_for(self, x: Sequence[Tensor], y: Mapping[int, Tensor], tokens: Tensor | None = None) -> Tensor:
+        """Which tokens the dictionary speaks for [...], from what is at the sites of `reads` and, by number, of `writes`."""
+        return self.keeps(x[0], tokens)
+
+    def fold(self, scales: Sequence[float]) -> None:
+        """Turn weights that were learned from activations divided by a scale into those of the activations themselves.
+
+        scales: one for each tensor of a token that was learned from; codes are then in the units of what is written.
+        """
+        scale = scales[0]
+        self.b_dec.mul_(scale)
+        self.b_enc.mul_(scale)
+        for name in getattr(self.sparsify, "units", ()):
+            self.extra[name].mul_(scale)
+
     def keeps(self, x: Tensor, tokens: Tensor | None = None) -> Tensor:
         """Which activations the dictionary speaks for: [...] bool; not special tokens and not attention sinks."""
         keep = below(x, self.facts.max_norm)
@@ -133,9 +188,10 @@ class Dictionary(nn.Module):
         A tied dictionary that is given an encoder is no longer tied.
         """
         tied = self.tied and "W_enc" not in changed
-        made = Dictionary(self.d, self.width, sparsify, self.facts, tied)
+        made = type(self)(self.d, self.width, sparsify, self.facts, tied, **self.settings)
+        own = [name for name, _ in made.named_parameters() if not name.startswith("extra.")]
         with torch.no_grad():
-            for name in ("W_dec", "b_dec", "b_enc", *(() if tied else ("W_enc",))):
+            for name in own:
                 getattr(made, name).copy_(changed.get(name, getattr(self, name)))
             for name, value in extra.items():
                 made.extra[name].copy_(value)
@@ -148,11 +204,15 @@ class Dictionary(nn.Module):
         site = self.placed(net)
         return replace(site, name=f"{site.name}.features", cut=Latents(self))
 
-    def splice(self, net: Network) -> Edit:
-        """The edit that puts the reconstruction in the place of the activations that the dictionary speaks for."""
+    def splice(self, net: Network) -> Edit | list[Edit]:
+        """The edit (several, of some kinds) that puts the reconstruction in the place of what the dictionary speaks for."""
         def reconstruction(x: Tensor, at: At) -> Tensor:
             return torch.where(self.keeps(x, at.tokens)[..., None], self(x.to(self.W_dec.dtype)).to(x.dtype), x)
         return Edit(raw(self.placed(net)), reconstruction)
+
+    def instead(self, net: Network, values: Sequence[Tensor | float]) -> list[Edit]:
+        """The edits that put a number or a vector [d] in the place of each of `writes`, where the dictionary speaks for it."""
+        return [replaced(self, self.placed(net), values[0])]
 
     def placed(self, net: Network) -> Site:
         """The site in a network that this dictionary belongs to, with a check of its width."""
@@ -194,6 +254,8 @@ class Dictionary(nn.Module):
             raise ValueError(f"{path} is not a whole safetensors file ({error}); only safetensors are read here.") from error
         if header is None:
             raise ValueError(f"{path} holds tensors but not Cutaway's header, so its conventions are unknown.")
+        if header.get("kind") in Dictionary.readers:
+            return Dictionary.readers[header["kind"]](Path(path))
         if header["format"] > FORMAT:
             raise ValueError(f"{path} has format {header['format']}; this version of Cutaway reads up to {FORMAT}.")
         sparsify = dict(header["sparsify"])
@@ -209,11 +271,6 @@ class Dictionary(nn.Module):
 
     def extra_repr(self) -> str:
         return f"d={self.d}, width={self.width}, {self.sparsify}, site={self.site!r}"
-
-
-def raw(site: Site) -> Site:
-    """The same tensor, not cut into units."""
-    return replace(site, cut=View())
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from ..metrics import Figure, Reconstruction, bootstrap, ratio
 from ..network import Network
 from ..observe import activations
 from .dictionary import Dictionary
-from .splicing import losses_under, replaced
+from .splicing import losses_under
 
 
 @torch.no_grad()
@@ -25,35 +27,65 @@ def evaluate(net: Network, dictionary: Dictionary, data: Any, tokens: int | None
     with the reconstruction spliced in, and with the site set to zero and to its mean; the share of the loss recovered
     against both; and the KL divergence from the network as it is to the spliced one. All of these change the same
     activations: those that the dictionary speaks for.
+
+    A transcoder is measured on what it writes. A dictionary that writes several sites has figures for each, named with it, and
+    `fvu`, their mean; all of its sites are replaced together.
     """
     data = data if tokens is None else data.take(tokens)
-    site, out, named = dictionary.placed(net), dictionary.written(net), f"{data.name} ({data.fingerprint[:8]})"
-    reconstruction = Reconstruction(dictionary.width)
+    if len(dictionary.reads) == 1:
+        dictionary.placed(net), dictionary.written(net)     # with words for a width or a name that does not fit
+    reads, writes = ([net.site(name).name for name in names] for names in (dictionary.reads, dictionary.writes))
+    found, named = [Reconstruction(dictionary.width) for _ in writes], f"{data.name} ({data.fingerprint[:8]})"
     bar = tqdm(total=2 * data.n_rows, desc="evaluate", unit="row", leave=False, disable=None if progress else True)
-    for seen in activations(net, data, [site, out], batch_size):
-        x, y, batch = seen.tensors[site.name], seen.tensors[out.name], seen.batch
-        keep = dictionary.keeps(x)
+    for seen in activations(net, data, [*reads, *writes], batch_size):
+        y, batch = [seen.tensors[name] for name in writes], seen.batch
+        x = [seen.tensors[name].reshape(*y[0].shape[:-1], -1) for name in reads]
+        keep = dictionary.speaks_for(x, dict(enumerate(y)))
         if batch.keep is not None and batch.keep.shape == keep.shape:
             keep = keep & batch.keep
-        for row in range(len(x)):
-            kept, wanted = (z[row][keep[row]] if keep.ndim > 1 else z[row: row + 1][keep[row: row + 1]] for z in (x, y))
-            if len(kept):
-                codes = dictionary.encode(kept)
-                reconstruction.update(wanted, dictionary.decode(codes), codes)
-        bar.update(len(x))
-    figures = reconstruction.figures(data=named)
+        for row in range(len(keep)):
+            kept, wanted = ([z[row][keep[row]] if keep.ndim > 1 else z[row: row + 1][keep[row: row + 1]] for z in some]
+                            for some in (x, y))
+            if len(kept[0]):
+                codes, made = dictionary.passed(kept)
+                for one, right, guess in zip(found, wanted, made, strict=True):
+                    one.update(right, guess, codes)
+        bar.update(len(keep))
+    figures = _reconstructed(found, writes, named)
     if net.kind in ("causal", "masked", "image") and (net.kind == "causal" or seen.batch.labels is not None):
-        mean = (torch.as_tensor(reconstruction.sum) / reconstruction.n).float()
-        figures.update(_spliced(net, dictionary, out, mean, data, batch_size, named, bar))
+        means = [(torch.as_tensor(one.sum) / one.n).float() for one in found]
+        figures.update(_spliced(net, dictionary, means, data, batch_size, named, bar))
     bar.close()
     return figures
 
 
-def _spliced(net: Network, dictionary: Dictionary, site: Any, mean: Tensor, data: Any, batch_size: int, named: str,
+def _reconstructed(found: Sequence[Reconstruction], sites: Sequence[str], named: str) -> dict[str, Figure]:
+    """The figures of what is reconstructed at each site; of several, FVU is the mean and each has its own besides."""
+    figures = found[0].figures(data=named)
+    if len(found) == 1:
+        return figures
+    each = {site: one.figures(data=named) for site, one in zip(sites, found, strict=True)}
+    sums = np.concatenate([np.stack(one.rows)[:, :3] for one in found], 1)
+    squares = np.array([float((torch.as_tensor(one.sum) / one.n).pow(2).sum()) for one in found])
+
+    def mean(sums: np.ndarray) -> np.ndarray:
+        n, error, length = (sums[..., i::3] for i in range(3))
+        return (error / (length - n * squares)).mean(-1)
+
+    low, high = bootstrap(sums, mean)
+    figures = {name: figure for name, figure in figures.items() if name in ("l0", "dead", "dense")}
+    fvu = Figure("fvu", float(mean(sums.sum(0))), low, high, found[0].n, of=f"tokens, mean over {len(sites)} sites",
+                 baseline="the mean of each dimension", data=named)
+    apart = {f"{name} at {site}": replace(own[name], name=f"{name} at {site}") for site, own in each.items()
+             for name in ("fvu", "cosine", "norm_ratio")}
+    return {"fvu": fvu, **figures, **apart}
+
+
+def _spliced(net: Network, dictionary: Dictionary, means: Sequence[Tensor], data: Any, batch_size: int, named: str,
              bar: tqdm) -> dict[str, Figure]:
-    """Cross-entropy and KL with the site as it is, spliced, zero and mean."""
-    conditions = {"spliced": (dictionary.splice(net),), "zero": (replaced(dictionary, site, 0.0),),
-                  "mean": (replaced(dictionary, site, mean),)}
+    """Cross-entropy and KL with the sites as they are, spliced, zero and mean."""
+    conditions: dict[str, Any] = {"spliced": (dictionary.splice(net),), "zero": (dictionary.instead(net, [0.0] * len(means)),),
+                  "mean": (dictionary.instead(net, means),)}
     rows, of = losses_under(net, conditions, data, batch_size, divergent=("spliced",), bar=bar)
     n = rows["n"]
     facts: dict[str, Any] = {"n": int(n.sum()), "of": of, "data": named}

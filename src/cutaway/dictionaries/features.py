@@ -51,17 +51,17 @@ class Features:
 
     def __init__(self, net: Network, dictionary: Dictionary, data: Any):
         self.net, self.dictionary, self.data = net, dictionary, data
-        self.sites, self.done = [dictionary.site], False
+        self.sites, self.done = list(dictionary.reads), False
         self._parts: list[tuple[np.ndarray, ...]] = []
         self.n_tokens = 0
 
     def update(self, seen: Seen) -> None:
         """Take the codes of one batch; an observer's part."""
-        x = seen.tensors[self.dictionary.site]
-        keep = self.dictionary.keeps(x)
+        x = [seen.tensors[site] for site in self.sites]
+        keep = self.dictionary.speaks_for(x, {})
         if seen.batch.keep is not None and seen.batch.keep.shape == keep.shape:
             keep = keep & seen.batch.keep
-        codes = self.dictionary.encode(x[keep])
+        codes = self.dictionary.encoded([part[keep] for part in x])
         row, position = (index.cpu().numpy() for index in keep.nonzero(as_tuple=True))
         fires = (codes.values != 0).cpu().numpy()
         token, place = fires.nonzero()
@@ -113,8 +113,8 @@ class Features:
     def active(self, text: str, n: int = 5) -> list[list[tuple[int, float]]]:
         """The strongest features at each token of a text: lists of (feature, activation)."""
         inputs = self.net.tokens(text)
-        x = self.net.record(inputs, self.dictionary.site)[self.dictionary.site][0]
-        codes = self.dictionary.encode(x)
+        x = self.net.record(inputs, self.sites)
+        codes = self.dictionary.encoded([x[site][0] for site in self.sites])
         result = []
         for values, indices in zip(codes.values, codes.indices, strict=True):
             top = values.topk(min(n, len(values)))
@@ -135,7 +135,10 @@ class Direction:
 
     @property
     def direction(self) -> Tensor:
-        """The decoder row [d]: what one unit of activation adds at the site."""
+        """The decoder row [d]: what one unit of activation adds at the site that is written."""
+        if len(self.dictionary.writes) > 1:
+            raise ValueError(f"feature {self.index} writes at {', '.join(self.dictionary.writes)}, so it has no one direction; "
+                             "its rows at each of them are in the dictionary's W_dec.")
         return self.dictionary.W_dec[self.index].detach()
 
 

@@ -58,7 +58,7 @@ class GateLoss:
         assert gate is not None
         share = min(1.0, p.progress / self.warmup) if self.warmup else 1.0
         sparsity = self.coefficient * p.penalty * share * gate.sum() / len(p.x) / p.variance**0.5
-        own, _ = kernels.squared_error(gate, p.codes.indices, d.W_dec.detach(), d.b_dec.detach(), p.x)
+        own, _ = kernels.squared_error(gate, p.codes.indices, d.W_dec.detach(), d.b_dec.detach(), p.y)
         return sparsity + own / (len(p.x) * p.variance)
 
 

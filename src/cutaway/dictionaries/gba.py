@@ -15,9 +15,13 @@ from .codes import Codes
 from .jump import Jump
 from .parts import SquaredError, sparsifier
 from .recipe import Recipe
+from .steering import steer
 
 if TYPE_CHECKING:
     from .dictionary import Dictionary
+
+
+GAIN, SHARES = -0.04, (0.1, 10.0)   # of a step of how many times biases are taken, and its bounds
 
 
 @sparsifier("group-bias")
@@ -30,7 +34,7 @@ class GroupBias:
     fired gets the group's mean of step * r; others are left alone (arXiv 2506.14002, algorithm 1). b is `b_enc`, which has no
     gradient, within [-sqrt(d), 0]; r is `extra["r"]` and begins at log `start`, small, so that at first each latent follows the
     data and not what others leave over; `extra["fired"]`, `extra["peak"]` and `extra["seen"]` (tokens and batches) are what
-    was counted since.
+    was counted since. Biases are taken `extra["share"]` times, which is steered until as many fire as the targets add up to.
     """
 
     targets: tuple[float, ...]
@@ -40,15 +44,20 @@ class GroupBias:
 
     def tensors(self, width: int) -> dict[str, Tensor]:
         return {"r": torch.full((width,), log(self.start)), "fired": torch.zeros(width), "peak": torch.zeros(width),
-                "seen": torch.zeros(2)}
+                "seen": torch.zeros(2), "share": torch.ones(1)}
+
+    def bias(self, d: Dictionary) -> Tensor:
+        """What is added to w . (x - b_dec) to decide whether a latent fires: [width], never positive."""
+        return (d.extra["share"] * d.b_enc).detach()
 
     def __call__(self, x: Tensor, d: Dictionary, progress: float = 1.0) -> Codes:
-        bias = d.b_enc.detach()
+        bias = self.bias(d)
         z, indices = kernels.encode_above(x, d.W_enc, torch.zeros_like(bias), -bias, d.b_dec)
         return Codes(kernels.at(d.extra["r"].exp(), indices) * z, indices)
 
     def after(self, d: Dictionary, codes: Codes) -> None:
         fired, peak, seen = (d.extra[name].data for name in ("fired", "peak", "seen"))
+        steer(d.extra["share"].data, codes, self.l0(d.width), GAIN, SHARES)
         y = codes.values / d.extra["r"].data.exp()[codes.indices] + d.b_enc.data[codes.indices]
         fires = codes.values != 0
         fired.add_(codes.counts(d.width))
@@ -58,6 +67,10 @@ class GroupBias:
             self.adapt(d, fired / seen[0].clamp(min=1), peak)
             for tally in (fired, peak, seen):
                 tally.zero_()
+
+    def l0(self, width: int) -> float:
+        """How many latents fire for each token when all meet their targets."""
+        return sum(self.targets) * width / len(self.targets)
 
     def adapt(self, d: Dictionary, share: Tensor, peak: Tensor) -> None:
         """Move the biases, from how often latents fired and their largest y, both [width]."""
@@ -72,7 +85,7 @@ class GroupBias:
     def inference(self, d: Dictionary) -> Dictionary:
         """The same codes as a JumpReLU dictionary."""
         scale = d.extra["r"].exp()
-        return d.with_sparsifier(Jump(), {"threshold": -scale * d.b_enc}, W_enc=scale[:, None] * d.W_enc,
+        return d.with_sparsifier(Jump(), {"threshold": -scale * self.bias(d)}, W_enc=scale[:, None] * d.W_enc,
                                  b_enc=torch.zeros_like(d.b_enc))
 
 
@@ -91,13 +104,13 @@ def GBA(width: int = 4096, l0: float = 32.0, groups: int = 10, spread: float = 1
     x_hat = sum_m a_m w_m (w_m . (x - b_dec)) 1[w_m . (x - b_dec) + b_m > 0] + b_dec; loss = FVU, without a sparsity term. The
     biases b follow the targets; w, a and b_dec learn. The finished dictionary is the equal JumpReLU dictionary.
 
-    width: latents. l0: how many may fire for each token: the sum of the targets. groups: of latents; 1 is bias adaptation
-    without groups. spread: how many times as often the first group may fire as the last. every: batches between two
-    adaptations; step: of the biases, as a share of a latent's largest pre-activation. lr: Adam's learning rate; left out, by
-    the scaling rule. initial: decoder rows from `data` or `random`.
-    Differs from the paper: one scale for all tokens in place of unit norms; a = exp(r) > 0; every 10 batches by 0.05 in place
-    of every 50 by 0.01, since runs here are a hundredth as long; a starts at 0.1. The control is one-sided, as there,
-    so L0 ends somewhat below the sum of the targets.
+    width: latents. l0: how many fire for each token on average: the sum of the targets. groups: of latents; 1 is bias
+    adaptation without groups. spread: how many times as often the first group may fire as the last. every: batches between
+    two adaptations; step: of the biases, as a share of a latent's largest pre-activation. lr: Adam's learning rate; left out,
+    by the scaling rule. initial: decoder rows from `data` or `random`.
+    Differs from the paper: one scale for all tokens in place of unit norms; a = exp(r) > 0; every 10 batches by 0.05 in
+    place of every 50 by 0.01, since runs here are a hundredth as long; a starts at 0.1. The control is one-sided, as there,
+    so that L0 alone would end somewhat below the sum of the targets; a common factor on the biases makes up for that.
     """
     if not 0 < l0 <= width or groups < 1 or spread < 1:
         raise ValueError(f"l0 is above 0 and at most the width {width}, with groups and spread at least 1; found l0={l0}, "

@@ -23,7 +23,7 @@ class _Jump(torch.autograd.Function):
     """z where z > threshold, else 0; the threshold's gradient is -(threshold / e) K((z - threshold) / e) (equation 11)."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+    def forward(ctx: Any, z: Tensor, threshold: Tensor, bandwidth: Tensor) -> Tensor:
         ctx.save_for_backward(z, threshold)
         ctx.bandwidth = bandwidth
         return torch.where(z > threshold, z, 0)
@@ -39,7 +39,7 @@ class _Step(torch.autograd.Function):
     """1 where z > threshold, else 0; the threshold's gradient is -(1 / e) K((z - threshold) / e) (equation 12)."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+    def forward(ctx: Any, z: Tensor, threshold: Tensor, bandwidth: Tensor) -> Tensor:
         ctx.save_for_backward(z, threshold)
         ctx.bandwidth = bandwidth
         return (z > threshold).to(z.dtype)
@@ -51,33 +51,47 @@ class _Step(torch.autograd.Function):
         return None, torch.where(near, -grads[0] / ctx.bandwidth, 0), None
 
 
+PACE = 10.0   # how many times faster than weights the logarithms of thresholds learn: enough for L0 to settle in 100 steps
+
+
 @sparsifier("jumprelu-learning")
 @dataclass(frozen=True)
 class LearningJump:
-    """`jump.Jump` with thresholds `extra["threshold"]` [width] that learn (arXiv 2407.14435, section 3).
+    """`jump.Jump` with thresholds unit * exp(log_threshold) [width] that learn (arXiv 2407.14435, section 3).
 
-    bandwidth: width of the kernel K, a rectangle, through which they learn. start: where they begin. The codes' `aside`
-    says what fires, with a gradient.
+    share: of the latents that fire for a token at the start, when all have one threshold. bandwidth: width of the kernel K, a
+    rectangle, through which they learn, as a multiple of their mean. The codes' `aside` says what fires, with a gradient.
     """
 
     bandwidth: float
-    start: float
-    units: ClassVar[tuple[str, ...]] = ("threshold",)
+    share: float
+    units: ClassVar[tuple[str, ...]] = ("unit",)
 
     def tensors(self, width: int) -> dict[str, Tensor]:
-        return {"threshold": torch.full((width,), self.start)}
+        return {"log_threshold": torch.zeros(width), "unit": torch.ones(1)}
+
+    def begin(self, x: Tensor, d: Dictionary) -> None:
+        """Set the thresholds from activations x [n, d], with the encoder that training begins with."""
+        z = torch.addmm(d.b_enc, x - d.b_dec, d.W_enc.T).flatten()
+        d.extra["unit"].fill_(float(z.topk(max(1, round(self.share * len(z)))).values[-1].clamp(min=1e-6)))
 
     def __call__(self, x: Tensor, d: Dictionary, progress: float = 1.0) -> Codes:
         # What lies within half a bandwidth below the threshold does not fire, but moves it.
-        threshold, below = d.extra["threshold"], self.bandwidth / 2
-        z, indices = kernels.encode_above(x, d.W_enc, d.b_enc, threshold.detach() - below, d.b_dec)
+        threshold = thresholds(d)
+        bandwidth = self.bandwidth * threshold.detach().mean()
+        z, indices = kernels.encode_above(x, d.W_enc, d.b_enc, threshold.detach() - bandwidth / 2, d.b_dec)
         at, real = kernels.at(threshold, indices), z != 0
-        fires = torch.where(real, _Step.apply(z, at, self.bandwidth), 0)
-        return Codes(torch.where(real, _Jump.apply(z, at, self.bandwidth), 0), indices, fires)
+        fires = torch.where(real, _Step.apply(z, at, bandwidth), 0)
+        return Codes(torch.where(real, _Jump.apply(z, at, bandwidth), 0), indices, fires)
 
     def inference(self, d: Dictionary) -> Dictionary:
         """The dictionary as it is used: thresholds learn no more."""
-        return d.with_sparsifier(Jump(), {"threshold": d.extra["threshold"]})
+        return d.with_sparsifier(Jump(), {"threshold": thresholds(d).detach()})
+
+
+def thresholds(d: Dictionary) -> Tensor:
+    """The thresholds [width] of a dictionary that learns them; their unit does not learn."""
+    return d.extra["unit"].detach() * (PACE * d.extra["log_threshold"]).exp()
 
 
 def count(p: Pass) -> Tensor:
@@ -117,8 +131,8 @@ class Firing:
 
 @method("jumprelu", family="dictionary", title="Jumping ahead: improving reconstruction fidelity with JumpReLU",
         paper="arXiv 2407.14435")
-def JumpReLU(width: int = 4096, l0: float = 32.0, penalty: float = 1.0, kind: str = "quadratic", bandwidth: float = 0.3,
-             start: float = 0.5, lr: float | None = None, initial: str = "data") -> Recipe:
+def JumpReLU(width: int = 4096, l0: float = 32.0, penalty: float = 1.0, kind: str = "quadratic", bandwidth: float = 0.6,
+             lr: float | None = None, initial: str = "data") -> Recipe:
     """A latent fires where its pre-activation passes a threshold of its own; how many fire is penalised directly.
 
     z_j = u_j H(u_j - theta_j), u = W_enc (x - b_dec) + b_enc (section 3); loss = FVU + penalty * (|z|_0 / l0 - 1)^2
@@ -127,15 +141,15 @@ def JumpReLU(width: int = 4096, l0: float = 32.0, penalty: float = 1.0, kind: st
     width: latents. l0: how many should fire for each token on average. penalty: its weight; at 1 L0 ends within a few
     percent of l0. kind: `quadratic`; `step`, which counts firing latents (equation 9); or `tanh`, the penalty of the January
     2025 update of transformer-circuits.pub; the last two are steered until L0 is l0, which takes long trainings.
-    bandwidth: of the gradients; start: of the thresholds; both in units in which the activations have variance 1 in the mean
-    dimension. lr: Adam's learning rate; left out, by the
-    scaling rule. initial: decoder rows from `data` or `random`.
-    Differs from the paper: thresholds are learned as they are, not as logarithms, and Adam's first moment decays at 0.9.
+    bandwidth: of the gradients, as a multiple of the mean threshold. lr: Adam's learning rate; left out, by the scaling rule.
+    initial: decoder rows from `data` or `random`.
+    Differs from the paper: thresholds begin where l0 latents fire for a token, not at 0.001; their logarithms learn ten times
+    faster than the weights; the bandwidth, 0.001 there, goes with their mean; and Adam's first moment decays at 0.9.
     """
     if kind not in COUNTS:
         raise ValueError(f"the penalty is one of {', '.join(COUNTS)}; found {kind!r}.")
     if bandwidth <= 0:
         raise ValueError(f"thresholds learn through a bandwidth above 0; found {bandwidth}.")
     losses = (SquaredError(), Firing(penalty, l0, kind))
-    return Recipe("jumprelu", width, LearningJump(bandwidth, start), losses, lr=lr, boost=12.0,
+    return Recipe("jumprelu", width, LearningJump(bandwidth, l0 / width), losses, lr=lr, boost=12.0,
                   l0=None if kind == "quadratic" else l0, initial=initial)

@@ -27,7 +27,7 @@ class Nested:
         total = p.error[0]
         for end in self.ends[:-1]:
             inside = replace(codes, values=torch.where(codes.indices < end, codes.values, 0))
-            total = total + d.squared_error(inside, p.x)[0]
+            total = total + d.squared_error(inside, p.y)[0]
         return total / (len(self.ends) * len(p.x) * p.variance)
 
 

@@ -88,9 +88,10 @@ class LargestLinear:
 class Pass:
     """One training pass, for loss terms to read.
 
-    x: [n, d] in normalised units, and its codes; silent: [width] tokens since each latent last fired; variance: of x about
-    its mean, per token; progress: the share of training that is done; penalty: what steers L0, where something does;
-    ranks: the processes that share the batch or the dictionary.
+    x: [n, d] in normalised units, and its codes; silent: [width] tokens since each latent last fired; variance: of what is
+    reconstructed about its mean, per token; progress: the share of training that is done; penalty: what steers L0, where
+    something does; ranks: the processes that share the batch or the dictionary; target: [n, d_out], what is reconstructed,
+    where that is not x.
     """
 
     dictionary: Dictionary
@@ -101,16 +102,22 @@ class Pass:
     progress: float
     penalty: float = 1.0
     ranks: Ranks = Ranks()
+    target: Tensor | None = None
+
+    @property
+    def y(self) -> Tensor:
+        """What is to be reconstructed: [n, d_out]."""
+        return self.x if self.target is None else self.target
 
     @cached_property
     def reconstruction(self) -> Tensor:
-        """Of x, with gradients: [n, d]."""
+        """Of y, with gradients: [n, d_out]."""
         return self.dictionary.decode(self.codes)
 
     @cached_property
     def error(self) -> tuple[Tensor, Tensor]:
-        """The summed squared error, with gradients, and the residual, reconstruction less x [n, d], without."""
-        return self.dictionary.squared_error(self.codes, self.x)
+        """The summed squared error, with gradients, and the residual, reconstruction less y [n, d_out], without."""
+        return self.dictionary.squared_error(self.codes, self.y)
 
 
 Loss = Callable[[Pass], Tensor]
@@ -135,7 +142,7 @@ class L1:
     warmup: float = 0.05
 
     def __call__(self, p: Pass) -> Tensor:
-        norms = p.dictionary.W_dec.norm(dim=1)
+        norms = p.dictionary.norms()
         totals = torch.zeros_like(norms).index_add(0, p.codes.indices.flatten(), p.codes.values.abs().flatten())
         share = min(1.0, p.progress / self.warmup) if self.warmup else 1.0
         return self.coefficient * p.penalty * share * (totals * norms).sum() / len(p.x) / p.variance**0.5
@@ -162,17 +169,19 @@ class AuxK:
 
     def __call__(self, p: Pass) -> Tensor:
         dead = self.dead(p)
-        k, n_dead = self.k or p.x.shape[-1] // 2, int(p.ranks.over_latents(torch.tensor(len(dead))))
+        k, n_dead = self.k or p.y.shape[-1] // 2, int(p.ranks.over_latents(torch.tensor(len(dead))))
         if n_dead == 0:
             return p.x.new_zeros(())
-        d = p.dictionary
         residual = -p.error[1]
-        made = self._reconstruction(p.x - d.b_dec, kernels.take(d.W_enc, dead), d.b_enc[dead], kernels.take(d.W_dec, dead),
-                                    min(k, n_dead))
-        error = made - residual
+        error = self.made(p, dead, min(k, n_dead)) - residual
         spread = p.ranks.mean((residual - p.ranks.mean(residual)).pow(2).sum(-1))
         loss = error.pow(2).sum(-1).mean() / spread.clamp(min=torch.finfo(spread.dtype).tiny)
         return self.weight * min(1.0, n_dead / k) * loss
+
+    def made(self, p: Pass, dead: Tensor, k: int) -> Tensor:
+        """What the k largest of the dead latents reconstruct: [n, d_out]."""
+        d = p.dictionary
+        return self._reconstruction(d.centred(p.x), kernels.take(d.W_enc, dead), d.b_enc[dead], kernels.take(d.W_dec, dead), k)
 
     def _reconstruction(self, x: Tensor, encoder: Tensor, bias: Tensor, decoder: Tensor, k: int) -> Tensor:
         """By the k largest of some latents; few latents are multiplied as matrices, which is faster than choosing."""

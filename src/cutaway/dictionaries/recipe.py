@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .dictionary import Dictionary, Facts
 from .parts import SquaredError, part_to_json
+from .wiring import Wiring
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Recipe:
     rule 2e-4 / sqrt(width / 2^14) (arXiv 2406.04093; constant from eai-sparsify) times `boost`, which was chosen on
     validation text for runs of about a million tokens, far shorter than those that the rule was made for. l0: steer the
     penalty of the loss terms until so many latents fire on average. initial: how decoder rows begin, `data` or `random`.
+    wiring: which sites a dictionary reads and writes; left out, one and the same. Any recipe may be given another, such as
+    `replace(BatchTopK(1024, 32), wiring=Joint())`.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Recipe:
     boost: float = 1.0
     l0: float | None = None
     initial: str = "data"
+    wiring: Wiring = Wiring()
 
     def __post_init__(self) -> None:
         if self.initial not in ("data", "random"):
@@ -45,9 +49,10 @@ class Recipe:
 
     def json(self) -> dict[str, Any]:
         """The recipe as data, for run folders and dictionary files."""
+        wiring = {} if type(self.wiring) is Wiring else {"wiring": part_to_json(self.wiring)}
         return {"name": self.name, "width": self.width, "sparsify": part_to_json(self.sparsify),
                 "losses": [part_to_json(term) for term in self.losses], "unit_norm": self.unit_norm, "tied": self.tied,
-                "lr": self.rate, "l0": self.l0, "initial": self.initial}
+                "lr": self.rate, "l0": self.l0, "initial": self.initial, **wiring}
 
     def build(self, sample: Tensor, generator: torch.Generator, make: Callable[..., Dictionary] = Dictionary,
               latents: range | None = None) -> Dictionary:
@@ -69,16 +74,27 @@ class Recipe:
             if self.initial == "data":
                 chosen = torch.randint(len(sample), (self.width,), generator=generator)[mine.start: mine.stop]
                 rows = sample[chosen] - dictionary.b_dec + 0.05 * rows * (sample.var(0).mean() ** 0.5)
-            rows = rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-12)
+            rows = unit(rows)
             dictionary.W_dec.copy_(rows)
-            if not self.tied:
-                dictionary.W_enc.copy_(rows)
-                probe = sample[:1024] - dictionary.b_dec
-                made = dictionary.directions(dictionary.encode(sample[:1024]))
-                # The least-squares scale of the first reconstructions.
-                scale = (made * probe).sum() / made.pow(2).sum().clamp(min=1e-12)
-                dictionary.W_enc.mul_(scale.clamp(min=0.01, max=10.0))
+        if not self.tied:
+            start_encoder(dictionary, rows, sample)
         return dictionary
+
+
+@torch.no_grad()
+def start_encoder(dictionary: Dictionary, rows: Tensor, sample: Tensor) -> None:
+    """Begin an encoder along rows [width, d], scaled so that the first reconstructions of a sample have the least error."""
+    dictionary.W_enc.copy_(rows)
+    sparsify: Any = dictionary.sparsify
+    probe = sample[:1024]
+    if hasattr(sparsify, "begin"):
+        sparsify.begin(probe, dictionary)
+    made = dictionary.directions(dictionary.encode(probe))
+    scale = ((made * (probe - dictionary.b_dec)).sum() / made.pow(2).sum().clamp(min=1e-12)).clamp(min=0.01, max=10.0)
+    dictionary.W_enc.mul_(scale)
+    if hasattr(sparsify, "begin"):   # what was set for the encoder before goes with its scale
+        for name in sparsify.units:
+            dictionary.extra[name].mul_(scale)
 
 
 def random_rows(width: int, d: int, chosen: range, generator: torch.Generator, block: int = 2**16) -> Tensor:
@@ -88,6 +104,11 @@ def random_rows(width: int, d: int, chosen: range, generator: torch.Generator, b
         rows = torch.randn(min(block, width - first), d, generator=generator)
         parts.append(rows[max(0, chosen.start - first): max(0, chosen.stop - first)].clone())
     return torch.cat(parts)
+
+
+def unit(rows: Tensor) -> Tensor:
+    """Rows [n, d] at norm 1."""
+    return rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-12)
 
 
 def geometric_median(x: Tensor, steps: int = 50) -> Tensor:

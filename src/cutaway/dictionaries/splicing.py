@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,19 +11,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..metrics import token_loss, token_targets
-from ..network import At, Edit, Network, Site
-from .dictionary import Dictionary, raw
-
-
-def replaced(dictionary: Dictionary, site: Site, value: Tensor | float) -> Edit:
-    """The edit that puts a number or a vector [d] in the place of the activations that the dictionary speaks for."""
-    def ref(x: Tensor, at: At) -> Tensor:
-        return torch.where(dictionary.keeps(x, at.tokens)[..., None], torch.as_tensor(value, dtype=x.dtype), x)
-    return Edit(raw(site), ref)
+from ..network import Edit, Network
 
 
 @torch.no_grad()
-def losses_under(net: Network, conditions: Mapping[str, Sequence[Edit]], data: Any, batch_size: int = 16,
+def losses_under(net: Network, conditions: Mapping[str, Sequence[Edit | Iterable[Edit]]], data: Any, batch_size: int = 16,
                  divergent: Collection[str] = (), bar: tqdm | None = None) -> tuple[dict[str, np.ndarray], str]:
     """Sums over each row of data under each condition, a set of edits, and as the network is.
 

@@ -13,9 +13,14 @@ from ..catalogue import method
 from .codes import Codes
 from .parts import L1, AuxK, Pass, SquaredError, sparsifier
 from .recipe import Recipe
+from .steering import steer
 
 if TYPE_CHECKING:
     from .dictionary import Dictionary
+
+
+GAIN, TRIMS = 0.1, (0.1, 10.0)   # of a step of what makes up for rounding, and its bounds
+DECAY = 0.95                     # of the running mean of the share
 
 
 @sparsifier("norm-matching")
@@ -27,15 +32,47 @@ class NormMatching:
     are kept (arXiv 2503.24277). That needs no k and no other token.
     """
 
+    def share(self, count: Tensor, d: Dictionary, progress: float) -> Tensor:
+        """What part of the latents that match each token's norm [n, 1] is kept."""
+        return torch.ones(1, device=count.device)
+
     def __call__(self, x: Tensor, d: Dictionary, progress: float = 1.0) -> Codes:
         values, indices = kernels.encode_positive(x, d.W_enc, d.b_enc, d.b_dec)
         with torch.no_grad():
             squares, order = (values * kernels.at(d.W_dec.norm(dim=1), indices)).pow(2).sort(dim=-1, descending=True)
             norm = (x - d.b_dec).norm(dim=-1, keepdim=True)
             count = (squares.cumsum(-1).sqrt() - norm).abs().argmin(-1, keepdim=True) + 1
-            order = order[:, : int(count.max()) if len(x) else 1]
-            kept = torch.arange(order.shape[1], device=x.device) < count
-        return Codes(torch.where(kept, values.gather(-1, order), 0), indices.gather(-1, order))
+            taken = (self.share(count, d, progress) * count).round().clamp(1, order.shape[1]).long()
+            order = order[:, : int(taken.max()) if len(x) else 1]
+            kept = torch.arange(order.shape[1], device=x.device) < taken
+        return Codes(torch.where(kept, values.gather(-1, order), 0), indices.gather(-1, order), count)
+
+
+@sparsifier("norm-matching-l0")
+@dataclass(frozen=True)
+class NormMatchingL0(NormMatching):
+    """A part of as many as bring the code's norm nearest to |x - b_dec|, the same for all tokens, so that `l0` fire on average.
+
+    In training the part is that of the batch; its running mean is `extra["share"]` [1], which the finished dictionary uses.
+    `extra["trim"]` [1] makes up for tokens that have too few positive pre-activations, and for rounding.
+    """
+
+    l0: float = 32.0
+
+    def tensors(self, width: int) -> dict[str, Tensor]:
+        return {"share": torch.zeros(1), "trim": torch.ones(1)}
+
+    def share(self, count: Tensor, d: Dictionary, progress: float) -> Tensor:
+        if progress >= 1:
+            return d.extra["share"].detach()
+        return d.extra["trim"].detach() * self.l0 / count.float().mean().clamp(min=1e-6)
+
+    def after(self, d: Dictionary, codes: Codes) -> None:
+        """Follow the share and what it misses; the running mean begins at the first batch's value."""
+        assert codes.aside is not None
+        now, known = self.share(codes.aside, d, 0.0), d.extra["share"].data
+        known.copy_(torch.where(known > 0, known.lerp(now, 1 - DECAY), now))
+        steer(d.extra["trim"].data, codes, self.l0, GAIN, TRIMS)
 
 
 @dataclass(frozen=True)
@@ -60,12 +97,15 @@ def TopAFA(width: int = 4096, afa: float = 1 / 32, l0: float | None = None, l1: 
     the code's norm is nearly the token's, which says how much should fire, so that there is no k to choose.
 
     width: latents. afa: weight of the norms' difference (1/32 in the paper's best runs). l0: how many should fire for each
-    token on average; left out, as many as come of it. With it, the L1 term that the authors' code has but sets to zero is
-    turned on, and its weight l1 steered. aux, dead_after, lr, initial: as for TopK.
+    token on average; left out, as many as come of it. With it, tokens use a share of what matches their norm, the same for
+    all, which is steered until so many fire. l1: weight of the L1 term, which the authors' code has and sets to zero. aux,
+    dead_after, lr, initial: as for TopK.
     Differs from the authors' code: tokens are not standardised one by one, which would make all norms equal and nearly take
     away what the method adapts to; so the loss compares with |x - b_dec|, as the selection does, and not with |x|. The
     encoder has a bias.
     """
-    steered = (L1(l1 or 0.01),) if l1 or l0 else ()
-    losses = (SquaredError(), NormLoss(afa), *steered, *((AuxK(dead_after or 0, aux),) if aux else ()))
-    return Recipe("top-afa", width, NormMatching(), losses, lr=lr, boost=12.0, l0=l0, initial=initial)
+    if l0 is not None and not 0 < l0 <= width:
+        raise ValueError(f"l0 is above 0 and at most the width {width}; found l0={l0}.")
+    part = NormMatching() if l0 is None else NormMatchingL0(l0)
+    losses = (SquaredError(), NormLoss(afa), *((L1(l1),) if l1 else ()), *((AuxK(dead_after or 0, aux),) if aux else ()))
+    return Recipe("top-afa", width, part, losses, lr=lr, boost=12.0, initial=initial)

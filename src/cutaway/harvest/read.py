@@ -152,10 +152,16 @@ class Harvest:
 
     def sample(self, site: str, n: int) -> Tensor:
         """n activations at a site that are no sinks, drawn at random and always the same: float32 [n, d], or all."""
-        counting = Without(self.n, self._sinks([self._site(site)]))
+        return self.samples([site], n)[site]
+
+    def samples(self, sites: Iterable[str], n: int) -> dict[str, Tensor]:
+        """The same n tokens at several sites, sinks at none of them, drawn at random and always the same: {site: [n, d]}, or
+        all."""
+        sites = [self._site(site) for site in sites]
+        counting = Without(self.n, self._sinks(sites))
         places = np.arange(min(n, counting.n))
         # The third key keeps the sample apart from the order of every epoch.
-        return self.read(site, counting(Permutation(counting.n, 0, 0, 1)(places)))
+        return self._read(sites, counting(Permutation(counting.n, 0, 0, 1)(places)))
 
     def batches(self, sites: Iterable[str], batch: int, seed: int = 0, start: int = 0, epoch: int = 0,
                 part: tuple[int, int] = (0, 1), read: Iterable[str] | None = None) -> Iterator[tuple[dict[str, Tensor], int]]:

@@ -14,11 +14,12 @@ from ..dictionaries import Dictionary, Recipe, TopK
 from ..dictionaries.chance import chance
 from ..dictionaries.parts import Pass
 from ..dictionaries.vsae import VSAE
+from ..metrics import fidelity
 from ..network import open
 from ..train.learner import Learner
 from .planted import RATES, against, by_name, finished
 from .proof import Proof, compare, say
-from .topk import figures, harvest, straight, train
+from .topk import harvest, straight, train
 
 SEEDS, WIDTH, K, BETA = (0, 1, 2), 512, 32, 1.0
 TRAIN, TEST = 24_576, 4096
@@ -68,7 +69,7 @@ def variational() -> Proof:
     x = harvest(net, TRAIN, TEST, TEST)
 
     def best(recipe: Recipe) -> Recipe:
-        found = {rate: figures(straight(replace(recipe, lr=rate), x, SEEDS[0])[1], x.validation)["fvu"] for rate in RATES}
+        found = {rate: fidelity(straight(replace(recipe, lr=rate), x, SEEDS[0])[1], x.validation)["fvu"] for rate in RATES}
         say(f"{recipe.name}: FVU on validation text " + ", ".join(f"{v:.4f} (lr {rate:.2g})" for rate, v in found.items()))
         return replace(recipe, lr=min(found, key=found.__getitem__))
 
@@ -78,7 +79,7 @@ def variational() -> Proof:
     found, everything = [], torch.cat(x.test)
     for seed, test in zip(SEEDS, x.test, strict=True):
         made = {name: straight(recipe, x, seed)[1] for name, recipe in recipes.items()}
-        rows = {name: {**figures(d, test), "dead": figures(d, everything)["dead"]} for name, d in made.items()}
+        rows = {name: {**fidelity(d, test), "dead": fidelity(d, everything)["dead"]} for name, d in made.items()}
         n = min(round((1 - row["dead"]) * WIDTH) for row in rows.values())
         found.append({name: {**row, "dependence": dependence(made[name], everything, n), "compared": n}
                       for name, row in rows.items()})
@@ -87,7 +88,7 @@ def variational() -> Proof:
     gap, sweep = loss_gap(train(own, x.train[:4096], 0), x.train[:256]), {}
     for sigma in SIGMAS:
         learner = train(replace(VSAE(WIDTH, K, 0.0, sigma, aux=0), lr=top.lr), x.train, SEEDS[0])
-        sweep[str(sigma)] = {"fvu": figures(finished(learner), everything)["fvu"],
+        sweep[str(sigma)] = {"fvu": fidelity(finished(learner), everything)["fvu"],
                              "overlap": overlap(learner.dictionary, learner.scale, sigma, x.test[0][:1024]) if sigma else 1.0}
         say(f"sigma {sigma}: FVU {sweep[str(sigma)]['fvu']:.4f}, overlap {sweep[str(sigma)]['overlap']:.3f}")
     r = np.corrcoef(np.array([[row["fvu"], row["overlap"]] for row in sweep.values()]).T)[0, 1]

@@ -52,8 +52,8 @@ def key(name: str) -> str | None:
 
 
 def title(figure: Shown) -> str:
-    known = key(figure.name)
-    return WORDS[known][0] if known else figure.name.replace("_", " ")
+    known, (_, at, place) = key(figure.name), figure.name.partition(" at ")
+    return WORDS[known][0] + at + place if known else figure.name.replace("_", " ")
 
 
 @dataclass(frozen=True)

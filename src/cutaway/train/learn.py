@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from ..counts import count_of
 from ..dictionaries import Facts, Recipe
+from ..dictionaries.wiring import tensors_of
 from ..network import Network
 from ..timing import part
 from .learner import Learner, Settings
@@ -30,7 +31,9 @@ def learn(net: Network, data: Any, recipes: Mapping[str, Recipe | Sequence[Recip
     """Train one or more dictionaries at each site, all from the same passes of the network.
 
     data: rows for the network, or a `Harvest` of its activations, which is read in place of running it.
-    recipes: site names (also with wildcards) to a recipe such as `TopK(width=4096, k=32)` or to several.
+    recipes: site names (also with wildcards, or several with commas) to a recipe such as `TopK(width=4096, k=32)` or to
+        several. A recipe may learn from more than one tensor of each token: `Transcoder` at `blocks.3.mlp` reads the MLP's
+        input and writes its output (`SITE -> SITE` names both), and `Crosscoder` at `blocks.*` reads and writes all of them.
     tokens: activations to train each dictionary on, such as 500_000 or "2M"; data that is shorter is read again in another
         order. batch: activations a step. seed: of initialisation, data order and shuffling.
     out: folder for the dictionaries and checkpoints; training that was interrupted there, in whatever way, goes on where it
@@ -59,10 +62,11 @@ def _train(net: Network, data: Any, plan: Plan, total: int, batch: int, seed: in
         "settings": asdict(settings), "recipes": {key: recipe.json() for key, (_, recipe) in plan.items()}}
     every, plan = sorted({site for site, _ in plan.values()}), ranks.own(plan, batch)
     source = ranks.source(net, data, sorted({site for site, _ in plan.values()}), every, total, batch, seed)
-    learners = {key: Learner(recipe, source.samples[site], steps, batch, seed, settings, ranks)
+    learners = {key: Learner(recipe, source.samples[site], steps, batch, seed, settings, ranks, source.widths[site])
                 for key, (site, recipe) in plan.items()}
-    facts = {key: Facts(site=site, path=net.site(site).path, network=net.name, data=config["data"], tokens=total,
-                        max_norm=source.max_norm[site], skip_tokens=tuple(getattr(data, "special_ids", ())))
+    limits = {key: source.max_norm[site] for key, (site, _) in plan.items()}
+    facts = {key: Facts(site=site, path=net.site(tensors_of(site)[0]).path, network=net.name, data=config["data"],
+                        tokens=total, max_norm=limits[key][0], skip_tokens=tuple(getattr(data, "special_ids", ())))
              for key, (site, _) in plan.items()}
 
     if out is not None:
@@ -90,22 +94,22 @@ def _train(net: Network, data: Any, plan: Plan, total: int, batch: int, seed: in
                 where = "" if out is None else f"; run the same command again to go on from {out}"
                 raise KeyboardInterrupt(f"stopped after {bar.n:,} tokens{where}")
     gathered = {key: learner.gathered() for key, learner in learners.items()}
-    run.dictionaries = {key: learners[key].export(facts[key], tensors) for key, tensors in gathered.items()
+    run.dictionaries = {key: learners[key].export(facts[key], tensors, limits[key]) for key, tensors in gathered.items()
                         if tensors is not None}
     ranks.finish(run, out)
     return run
 
 
 def _plan(net: Network, recipes: Mapping[str, Recipe | Sequence[Recipe]]) -> Plan:
-    """Each dictionary's key, site and recipe; the key is the site, with the recipe's place where a site has several."""
+    """Each dictionary's key, place and recipe; the key is the site, with the recipe's number where a site has several."""
     plan: dict[str, tuple[str, Recipe]] = {}
     for pattern, chosen in recipes.items():
         several = [chosen] if isinstance(chosen, Recipe) else list(chosen)
-        for site in net.sites(pattern):
-            if site.is_weight or site.io == "pattern":
-                raise ValueError(f"{site.name} holds {site.io}, not activations, so no dictionary can be learned there.")
-            for i, recipe in enumerate(several):
-                plan[site.name if len(several) == 1 else f"{site.name}/{i}-{recipe.name}"] = (site.name, recipe)
+        places = [recipe.wiring.places(net, pattern) for recipe in several]
+        for name in dict.fromkeys(name for found in places for name in found):
+            for i, (recipe, found) in enumerate(zip(several, places, strict=True)):
+                if name in found:
+                    plan[name if len(several) == 1 else f"{name}/{i}-{recipe.name}"] = (found[name], recipe)
     if not plan:
         raise ValueError("no recipes were given; give at least one site and recipe, such as {'blocks.3': TopK()}.")
     return plan

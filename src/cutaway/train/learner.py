@@ -44,30 +44,53 @@ class Settings:
 
 
 class Learner:
-    """Trains one dictionary of one recipe, in units in which the activations have variance 1 in the mean dimension."""
+    """Trains one dictionary of one recipe, in units in which the activations have variance 1 in the mean dimension.
+
+    sample: [n, d] activations to begin from. widths: of the tensors that lie side by side in a token's row, where a recipe
+    learns from several, each of which has its own scale.
+    """
 
     def __init__(self, recipe: Recipe, sample: Tensor, steps: int, batch: int, seed: int, settings: Settings | None = None,
-                 ranks: Alone | None = None):
+                 ranks: Alone | None = None, widths: tuple[int, ...] | None = None):
         generator = torch.Generator().manual_seed(seed)
         self.recipe, self.steps, self.step_count = recipe, steps, 0
         self.settings, self.ranks = settings or Settings(), ranks or Alone()
-        self.scale = float(sample.var(0).mean() ** 0.5)
-        if not 0 < self.scale < float("inf"):
-            raise ValueError(f"the activations to learn from have the spread {self.scale}; they are constant or hold NaN.")
+        self.row = recipe.wiring.row(widths or (sample.shape[-1],))
+        self.scales = [float(part.var(0).mean() ** 0.5) for part in sample.split(self.row.widths, -1)]
+        wrong = next((scale for scale in self.scales if not 0 < scale < float("inf")), None)
+        if wrong is not None:
+            raise ValueError(f"the activations to learn from have the spread {wrong}; they are constant or hold NaN.")
         losses = tuple(
             replace(term, dead_after=max(1, int(DEAD_SHARE * steps * batch)))
             if isinstance(term, AuxK) and not term.dead_after else term for term in recipe.losses)
         self.losses = self.ranks.terms(losses)
-        self.dictionary = self.ranks.build(recipe, (sample / self.scale).float().cpu(), generator).to(sample.device)
+        self.latents = recipe.wiring.latents(recipe, self.row)
+        self.dictionary = self.ranks.build(recipe, self.row, self._scaled(sample).float().cpu(), generator).to(sample.device)
         self.silent = torch.zeros(self.dictionary.width, dtype=torch.int64, device=sample.device)
         self.penalty, self.excess = 1.0, 0.0
         fast = self.settings.selection == "fast" or (
-            self.settings.selection == "auto" and kernels.fast_pays(self.dictionary.W_enc))
-        self.optimizer = Adam(dict(self.dictionary.named_parameters()), ("W_dec",) if recipe.unit_norm else (),
-                              ("W_enc",) if fast and not recipe.tied else ())
+            self.settings.selection == "auto" and kernels.fast_pays(self.dictionary.encoders()[0]))
+        parameters = {name: p for name, p in self.dictionary.named_parameters() if p.requires_grad}
+
+        def called(kind: str) -> tuple[str, ...]:
+            return tuple(name for name in parameters if name.split(".")[0] == kind)
+
+        self.optimizer = Adam(parameters, called("W_dec") if recipe.unit_norm else (),
+                              called("W_enc") if fast and not recipe.tied else ())
         self.plateau = Plateau(self.settings.schedule, steps)
         self.ending: int | None = None   # the step at which a plateau was reached, and the end of training began
         self.history: list[dict[str, float]] = []
+
+    @property
+    def scale(self) -> float:
+        """The spread of the first tensor of a token, by which it is divided."""
+        return self.scales[0]
+
+    def _scaled(self, rows: Tensor) -> Tensor:
+        """Rows in normalised units."""
+        if len(self.scales) == 1:
+            return rows / self.scale
+        return torch.cat([x / scale for x, scale in zip(rows.split(self.row.widths, -1), self.scales, strict=True)], -1)
 
     @property
     def progress(self) -> float:
@@ -82,7 +105,7 @@ class Learner:
         return self.progress >= 1 - 1e-9
 
     def step(self, x: Tensor) -> dict[str, float]:
-        """One step on a batch of activations x [n, d] in the site's own units."""
+        """One step on a batch of activations x [n, d] in the sites' own units, side by side where there are several."""
         if not torch.isfinite(x.sum()):
             raise ValueError("the activations to learn from hold NaN or infinity; nothing was learned from this batch.")
         n, progress = self.ranks.rows(len(x)), self.progress
@@ -90,12 +113,13 @@ class Learner:
         fvu, fired = 0.0, torch.zeros_like(self.silent)
         for some in parts:
             share = len(some) / n
-            loss, codes = self._backward(some / self.scale, share, progress)
+            loss, codes = self._backward(self._scaled(some), share, progress)
             fvu += share * loss
             fired += codes.counts(self.dictionary.width)
         self.ranks.exchange(self.dictionary, self.optimizer)
         with part("optimizer"):
             self.optimizer.step(self.recipe.rate * self.settings.schedule.rate(progress))
+            self.dictionary.settle()
         fvu, fired = self.ranks.seen(fvu, fired)
         self.silent = torch.where(fired > 0, 0, self.silent + n)
         dead_after = next((term.dead_after for term in self.losses if isinstance(term, AuxK)), 20 * n)
@@ -107,19 +131,20 @@ class Learner:
         self.step_count += 1
         if self.ending is None and self.plateau.reached(self.step_count, fvu):
             self.ending = self.step_count
-        facts = {"fvu": fvu, "l0": l0, "dead": dead / self.recipe.width}
+        facts = {"fvu": fvu, "l0": l0, "dead": dead / self.latents}
         if self.step_count % -(-self.steps // HISTORY) == 0 or self.done:
             self.history.append({"step": self.step_count, "tokens": self.step_count * n, **facts})
         return facts
 
-    def _backward(self, x: Tensor, share: float, progress: float) -> tuple[float, Codes]:
+    def _backward(self, rows: Tensor, share: float, progress: float) -> tuple[float, Codes]:
         """Leave the gradients of a part of a batch with the optimizer; gives its FVU and codes."""
-        d = self.dictionary
+        d, x, y = self.dictionary, self.row.read(rows), self.row.written(rows)
         with self.optimizer.collecting():
             with part("encode"):
                 codes = d.encode(x, progress)
             with part("decode and losses"):
-                now = Pass(d, x, codes, self.silent, float(d.d), progress, self.penalty * exp(self.excess), self.ranks)
+                now = Pass(d, x, codes, self.silent, float(y.shape[-1]), progress, self.penalty * exp(self.excess),
+                           self.ranks, y)
                 terms = [term(now) for term in self.losses]
             with part("backward"):
                 (share * torch.stack(terms).sum()).backward()
@@ -135,20 +160,17 @@ class Learner:
         """The dictionary's tensors from all ranks, in training's units; None where the first of several ranks has them."""
         return self.ranks.whole(self.dictionary)
 
-    def export(self, facts: Facts, tensors: dict[str, Tensor] | None = None) -> Dictionary:
-        """The dictionary as it is used, in the site's own units: the scale is folded into its biases and thresholds.
+    def export(self, facts: Facts, tensors: dict[str, Tensor] | None = None, limits: tuple[float, ...] = ()) -> Dictionary:
+        """The dictionary as it is used, in the sites' own units: scales are folded into its weights and thresholds.
 
-        tensors: what `gathered` gave; left out, this rank's own.
+        tensors: what `gathered` gave; left out, this rank's own. limits: the largest norm of each tensor of a token that is no
+        attention sink.
         """
         recipe, tensors = self.recipe, tensors or dict(self.dictionary.state_dict())
-        facts = replace(facts, recipe=recipe.json())
-        result = Dictionary(self.dictionary.d, recipe.width, recipe.sparsify, facts, recipe.tied)
-        result.load_state_dict(tensors)
+        result = recipe.wiring.empty(recipe, self.row, replace(facts, recipe=recipe.json()), limits)
         with torch.no_grad():
-            result.b_dec.mul_(self.scale)
-            result.b_enc.mul_(self.scale)
-            for name in getattr(recipe.sparsify, "units", ()):
-                result.extra[name].mul_(self.scale)
+            recipe.wiring.fill(result, tensors)
+            result.fold(self.scales)
         finish = getattr(recipe.sparsify, "inference", None)
         return (result if finish is None else finish(result)).requires_grad_(False).cpu()
 
@@ -158,8 +180,8 @@ class Learner:
         tensors.update({f"optimizer.{name}": value for name, value in self.optimizer.state().items()})
         tensors["silent"] = self.silent
         plateau = {name: value for name, value in asdict(self.plateau).items() if name != "schedule"}
-        return tensors, {"step": self.step_count, "scale": self.scale, "penalty": self.penalty, "excess": self.excess,
-                         "ending": self.ending, "plateau": plateau, "history": self.history}
+        return tensors, {"step": self.step_count, "scale": self.scale, "scales": self.scales, "penalty": self.penalty,
+                         "excess": self.excess, "ending": self.ending, "plateau": plateau, "history": self.history}
 
     def load_state(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Go on from a state, in place, so that every part of the optimizer keeps its hold on the parameters."""
@@ -169,6 +191,7 @@ class Learner:
         start = "optimizer."
         self.optimizer.load_state({name.removeprefix(start): t for name, t in tensors.items() if name.startswith(start)})
         self.silent = tensors["silent"].to(self.silent.device)
-        self.step_count, self.scale, self.ending = facts["step"], facts["scale"], facts["ending"]
+        self.step_count, self.ending = facts["step"], facts["ending"]
+        self.scales = list(facts.get("scales", [facts["scale"]]))
         self.plateau = Plateau(self.settings.schedule, **facts["plateau"])
         self.penalty, self.excess, self.history = facts["penalty"], facts["excess"], facts["history"]

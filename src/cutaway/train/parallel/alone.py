@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...dictionaries import Dictionary, Recipe
 from ...dictionaries.ranks import Ranks
+from ...dictionaries.wiring import Row
 from .. import checkpoint
 from ..adam import Adam
 from ..sources import Source, source_of
@@ -40,9 +41,9 @@ class Alone(Ranks):
         """Where this rank's batches come from; sites: its own, every: those of all ranks."""
         return source_of(net, data, sites, total, batch, seed)
 
-    def build(self, recipe: Recipe, sample: Tensor, generator: Any) -> Dictionary:
+    def build(self, recipe: Recipe, row: Row, sample: Tensor, generator: Any) -> Dictionary:
         """A dictionary at the start of training, or what this rank holds of it."""
-        return recipe.build(sample, generator)
+        return recipe.wiring.build(recipe, row, sample, generator)
 
     def rows(self, n: int) -> int:
         """How many rows a batch has of which this rank has n; all have equally many."""

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ...data import Batch
+from ...dictionaries.wiring import tensors_of
 from ...harvest import Harvest
 from ...network import Network
-from ...timing import part
 from ..buffer import ShuffleBuffer
 from ..sources import FromHarvest, FromNetwork, Source, State, Turn
 from .group import Group
@@ -59,7 +59,8 @@ class NetworkPart(FromNetwork):
         self.data = Striped(data, group)
         for site in sites:
             self.samples[site] = group.copied(self.samples[site])
-            self.max_norm[site] = float(group.copied(torch.tensor(self.max_norm[site], dtype=torch.float64)))
+            limits = group.copied(torch.tensor(self.max_norm[site], dtype=torch.float64))
+            self.max_norm[site] = tuple(limits.tolist())
             shuffling = torch.Generator().manual_seed(zlib.crc32(f"{site} {seed} {group.rank}".encode()))
             self.buffers[site] = ShuffleBuffer(self.buffers[site].capacity // group.size, batch // group.size, shuffling)
 
@@ -73,20 +74,10 @@ class HarvestPart(FromHarvest):
     def __init__(self, harvest: Harvest, sites: list[str], batch: int, seed: int, group: Group, part: tuple[int, int],
                  read: list[str]):
         super().__init__(harvest, read, batch, seed)
-        self.counting, self.part = sites, part
+        self.counting, self.part = sorted({name for place in sites for name in tensors_of(place)}), part
 
-    def turns(self) -> Iterator[Turn]:
-        while True:
-            batches = self.harvest.batches(self.counting, self.batch, self.seed, self.position, self.epoch,
-                                           self.part, self.sites)
-            while True:
-                with part("disk"):
-                    found = next(batches, None)
-                if found is None:
-                    break
-                x, self.position = found
-                yield {site: [x[site]] for site in self.sites}
-            self.epoch, self.position = self.epoch + 1, 0
+    def batches(self) -> Iterator[tuple[dict[str, Tensor], int]]:
+        return self.harvest.batches(self.counting, self.batch, self.seed, self.position, self.epoch, self.part, self.tensors)
 
 
 class Aligned:
@@ -97,7 +88,7 @@ class Aligned:
 
     def __init__(self, source: FromNetwork | FromHarvest, group: Group, whole: bool):
         self.source, self.group, self.whole = source, group, whole
-        self.samples, self.max_norm = source.samples, source.max_norm
+        self.samples, self.widths, self.max_norm = source.samples, source.widths, source.max_norm
         self.waiting: dict[str, deque[Tensor]] = {site: deque() for site in source.sites}
 
     def turns(self) -> Iterator[Turn]:

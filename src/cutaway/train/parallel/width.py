@@ -19,6 +19,7 @@ from ... import kernels
 from ...dictionaries import Dictionary, Recipe
 from ...dictionaries.codes import Codes
 from ...dictionaries.parts import AuxK, SquaredError, TopK, falling
+from ...dictionaries.wiring import Row, Wiring
 from ..adam import Adam
 from .alone import Plan
 from .group import Group
@@ -35,7 +36,8 @@ class Width(Joined):
 
     def own(self, plan: Plan, batch: int) -> Plan:
         for key, (_, recipe) in plan.items():
-            if type(recipe.sparsify) is not TopK or recipe.tied or any(type(term) not in TERMS for term in recipe.losses):
+            plain = type(recipe.sparsify) is TopK and type(recipe.wiring) is Wiring and not recipe.tied
+            if not plain or any(type(term) not in TERMS for term in recipe.losses):
                 raise ValueError(f"split='width' is for TopK dictionaries; {key} is to be learned with {recipe.name}, which "
                                  "takes split='data' or 'sites'.")
             if recipe.width % self.group.size:
@@ -46,7 +48,7 @@ class Width(Joined):
     def over_latents(self, total: Tensor) -> Tensor:
         return self.group.total(total)
 
-    def build(self, recipe: Recipe, sample: Tensor, generator: Any) -> Dictionary:
+    def build(self, recipe: Recipe, row: Row, sample: Tensor, generator: Any) -> Dictionary:
         def make(*given: Any) -> Dictionary:
             return Part(self.group, *given)
         return recipe.build(sample, generator, make, self.group.share(recipe.width))

@@ -29,9 +29,20 @@ from cutaway.catalogue import find, methods
 from cutaway.dictionaries import Recipe
 from cutaway.dictionaries.dictionary import Dictionary
 
-SCORES, EDITS = (list(methods(family)) for family in ("score", "edit"))
+EDITS = list(methods("edit"))
 DICTIONARIES = [id for id, m in methods("dictionary").items() if m.signature.return_annotation in (Recipe, "Recipe")]
 FAMILIES = ["gpt2", "llama", "bert", "vit", "cnn", "mlp"]
+
+
+def scores_of(kind: str) -> list[str]:
+    """The scores that are defined for a kind of unit of a network of blocks."""
+    units = cutaway.units(network("llama"), kind)
+    return [score for score, m in methods("score").items() if not (m.refuses and m.refuses(units))]
+
+
+SCORES = scores_of("neurons")
+READING = [score for score in SCORES if "tokens" in find(score, "score").signature.parameters]  # and not parameters alone
+ELSEWHERE = [(score, kind) for kind in ("heads", "layers", "sublayers") for score in scores_of(kind) if score not in SCORES]
 
 
 @cache
@@ -55,10 +66,10 @@ def options(score: str, name: str) -> dict[str, Any]:
     return {"metric": cross_entropy} if name in ("cnn", "mlp") and "metric" in takes else {}
 
 
-def table(net: Network, name: str) -> cutaway.Units:
-    """The neurons of a network, or what a network without known neurons has in their place."""
+def table(net: Network, name: str, score: str = "exact") -> cutaway.Units:
+    """The neurons of a network, or what a network without known neurons has in their place; a norm has no weights of theirs."""
     if name == "cnn":
-        return cutaway.units(net, "channels", sites=["bn1:out"])
+        return cutaway.units(net, "channels", sites=["conv1:out" if find(score, "score").refuses else "bn1:out"])
     return cutaway.units(net, "neurons", sites=["2:in"] if name == "mlp" else None)
 
 
@@ -97,14 +108,15 @@ def relabelled(name: str, order: Tensor) -> Network:
 def test_a_score_is_one_finite_number_a_unit_and_leaves_the_network_alone(score: str, name: str) -> None:
     net, of = network(name), data(name)
     before, weights = traces(net), copy.deepcopy(net.module.state_dict())
-    units = table(net, name)
+    units = table(net, name, score)
     scored = units.score(score, of, **options(score, name))
     values = scored.column(score)
     assert values.shape == (len(units),) and np.isfinite(values).all() and score not in units.frame
     assert len(np.unique(values)) > 1 or score == "frequency"  # neurons that are never exactly off
-    assert scored.about[score]["data"] == of.name and scored.about[score]["rows"] == of.n_rows
-    again = units.score(score, of, batch_size=2, **options(score, name)).column(score)
-    np.testing.assert_allclose(again, values, rtol=1e-4, atol=1e-6, err_msg="in other batches")
+    if score in READING:
+        assert scored.about[score]["data"] == of.name and scored.about[score]["rows"] == of.n_rows
+        again = units.score(score, of, batch_size=2, **options(score, name)).column(score)
+        np.testing.assert_allclose(again, values, rtol=1e-4, atol=1e-6, err_msg="in other batches")
     assert traces(net) == before and all(torch.equal(v, weights[k]) for k, v in net.module.state_dict().items())
     assert all(p.grad is None and p.requires_grad for p in net.module.parameters())
 
@@ -113,13 +125,13 @@ def test_a_score_is_one_finite_number_a_unit_and_leaves_the_network_alone(score:
 @pytest.mark.parametrize("score", SCORES)
 def test_a_score_goes_with_its_unit_when_units_change_places(score: str, name: str) -> None:
     net, of = network(name), data(name)
-    units = table(net, name)
+    units = table(net, name, score)
     size = max(units.sizes.values())
     order = torch.randperm(size, generator=torch.Generator().manual_seed(0))
     other = relabelled(name, order)
     assert_close(output(other, of.rows([0, 1])), output(net, of.rows([0, 1])), rtol=1e-4, atol=1e-5)
     values = units.score(score, of, **options(score, name)).column(score).reshape(-1, size)
-    moved = table(other, name).score(score, of, **options(score, name)).column(score).reshape(-1, size)
+    moved = table(other, name, score).score(score, of, **options(score, name)).column(score).reshape(-1, size)
     np.testing.assert_allclose(moved, values[:, order.numpy()], rtol=1e-3, atol=1e-5)
 
 
@@ -151,7 +163,7 @@ def test_nothing_of_a_score_stays_after_an_error(score: str) -> None:
             assert traces(net) == before
 
 
-@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("score", READING)
 def test_a_score_of_a_network_with_nan_says_so(score: str) -> None:
     net = cutaway.open(module("llama"))
     with torch.no_grad():
@@ -160,7 +172,7 @@ def test_a_score_of_a_network_with_nan_says_so(score: str) -> None:
         table(net, "llama").score(score, data("llama"))
 
 
-@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("score", READING)
 def test_a_score_of_no_data_says_so(score: str) -> None:
     of = data("llama")
     none = replace(of, index=of.index[:0])
@@ -173,7 +185,8 @@ def test_a_score_refuses_what_it_does_not_know(score: str) -> None:
     units, of = table(network("llama"), "llama"), data("llama")
     with pytest.raises(ValueError, match="no option 'colour'"):
         units.score(score, of, colour="red")
-    with pytest.raises(ValueError, match="a reference is"):
+    takes_ref = "ref" in find(score, "score").signature.parameters
+    with pytest.raises(ValueError, match="a reference is" if takes_ref else "no option 'ref'"):
         units.score(score, of, ref="median")
     with pytest.raises(ValueError, match=f"no score called '{score}x'; the nearest are .*{score}"):
         units.score(f"{score}x", of)
@@ -186,6 +199,35 @@ def test_a_metric_of_the_wrong_shape_is_named(score: str) -> None:
 
     with pytest.raises(ValueError, match="one_number must give one number for each"):
         table(network("llama"), "llama").score(score, data("llama"), metric=one_number)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "vit"])
+@pytest.mark.parametrize(("score", "kind"), ELSEWHERE)
+def test_a_score_of_other_kinds_of_unit_keeps_to_the_same(score: str, kind: str, name: str) -> None:
+    net, of = network(name), data(name)
+    units, before, weights = cutaway.units(net, kind), traces(net), copy.deepcopy(net.module.state_dict())
+    values = units.score(score, of).column(score)
+    assert values.shape == (len(units),) and np.isfinite(values).all()
+    assert len(np.unique(values)) > 1 or score == "attention_rank"  # full on so short a text
+    part = np.array([1, len(units) - 1])
+    np.testing.assert_allclose(units.pick(part).score(score, of).column(score), values[part], rtol=1e-4, atol=1e-6)
+    if "tokens" in find(score, "score").signature.parameters:
+        again = units.score(score, of, batch_size=2).column(score)
+        np.testing.assert_allclose(again, values, rtol=1e-4, atol=1e-6, err_msg="in other batches")
+        with pytest.raises(ValueError, match="no rows|nothing"):
+            units.score(score, replace(of, index=of.index[:0]))
+    assert traces(net) == before and all(torch.equal(v, weights[k]) for k, v in net.module.state_dict().items())
+
+
+@pytest.mark.parametrize(("score", "kind"), ELSEWHERE)
+def test_a_score_of_other_kinds_says_what_is_wrong(score: str, kind: str) -> None:
+    with pytest.raises(ValueError, match=f"{score} has no meaning here: .* For neurons there are .*fisher"):
+        table(network("llama"), "llama").score(score, data("llama"))
+    net = cutaway.open(module("llama"))
+    with torch.no_grad():
+        net.module.get_submodule("model.layers.1.self_attn.o_proj").weight[3, 4] = float("nan")
+    with pytest.raises(ValueError, match="NaN|not a number"):
+        cutaway.units(net, kind).score(score, data("llama"))
 
 
 # --- dictionaries -----------------------------------------------------------------------------------------------------

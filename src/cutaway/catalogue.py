@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 # The rooms in which methods live; each module in them is imported when the catalogue is read.
-ROOMS = {"score": "cutaway.scores", "dictionary": "cutaway.dictionaries", "edit": "cutaway.edits",
-         "explain": "cutaway.explain"}
+ROOMS = {"score": "cutaway.scores", "analysis": "cutaway.scores.findings", "dictionary": "cutaway.dictionaries",
+         "edit": "cutaway.edits", "explain": "cutaway.explain", "circuit": "cutaway.circuits", "attribute": "cutaway.attribute"}
 PROOFS = "cutaway.proofs"
 
 
@@ -26,7 +26,8 @@ PROOFS = "cutaway.proofs"
 class Method:
     """One method: its id, what kind of thing it does, the paper it comes from, and the function or class itself.
 
-    roster: the number of the published system that it answers for, where there is one.
+    roster: the number of the published system that it answers for, where there is one. refuses: why it cannot be used on
+    what it is given (for a score, a table of units), in one sentence; empty where it can, none where it always can.
     """
 
     id: str
@@ -35,6 +36,7 @@ class Method:
     paper: str
     roster: str | None
     object: Callable[..., Any]
+    refuses: Callable[[Any], str] | None = None
 
     @property
     def signature(self) -> inspect.Signature:
@@ -54,14 +56,15 @@ _methods: dict[str, Method] = {}
 _proofs: dict[str, Callable[[], Any]] = {}
 
 
-def method(id: str, *, family: str, title: str, paper: str = "", roster: str | None = None) -> Callable[[T], T]:
+def method(id: str, *, family: str, title: str, paper: str = "", roster: str | None = None,
+           refuses: Callable[[Any], str] | None = None) -> Callable[[T], T]:
     """Put a function or class into the catalogue."""
     def register(object: T) -> T:
         known = _methods.get(id)
         if known is not None and (known.object.__module__, known.object.__qualname__) != (
                 object.__module__, object.__qualname__):  # type: ignore[attr-defined]
             raise ValueError(f"two methods are called {id!r}: {known.object.__module__} and {object.__module__}.")
-        _methods[id] = Method(id, family, title, paper, roster, object)  # type: ignore[arg-type]
+        _methods[id] = Method(id, family, title, paper, roster, object, refuses)  # type: ignore[arg-type]
         return object
     return register
 

@@ -62,7 +62,7 @@ def sites_of(net: Network, kind: Kind, names: str | Site | Iterable[str | Site] 
         return found
     wanted = kind.sites.split() if names is None else [names] if isinstance(names, str | Site) else list(names)
     try:
-        found = _weights(net, wanted) if kind.name == "rows" else net.sites(wanted)
+        found = weights_in(net, wanted) if kind.name == "rows" else net.sites(wanted)
     except ValueError as error:
         if names is not None:
             raise
@@ -73,9 +73,9 @@ def sites_of(net: Network, kind: Kind, names: str | Site | Iterable[str | Site] 
     return found
 
 
-def _weights(net: Network, names: Iterable[str | Site]) -> list[Site]:
+def weights_in(net: Network, names: Iterable[str | Site]) -> list[Site]:
     """The weights of the maps at or inside the modules of some sites; a site that is a weight stands for itself."""
-    maps = [path for path, module in net.module.named_modules() if _is_map(module)]
+    maps = [path for path, module in net.module.named_modules() if is_map(module)]
     found: dict[str, Site] = {}
     for site in net.sites(names):
         paths = [path for path in maps if path == site.path or (not site.is_weight and path.startswith(f"{site.path}."))]
@@ -85,7 +85,7 @@ def _weights(net: Network, names: Iterable[str | Site]) -> list[Site]:
     return list(found.values())
 
 
-def _is_map(module: nn.Module) -> bool:
+def is_map(module: nn.Module) -> bool:
     """Whether a module multiplies by its weight and adds its bias, so that each row of the weight is one output."""
     return isinstance(module, nn.Linear | nn.Conv2d) or type(module).__name__ == "Conv1D"
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from .network.edit import Reference
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .scores import Trust
+    from .scores import Column, Trust
 
 FORMAT = 1
 
@@ -50,21 +50,37 @@ class Units:
     def score(self, names: str | Sequence[str], data: Any, column: str | None = None, **options: Any) -> Units:
         """A new table with a column for each score; scores that can share a pass over the data do.
 
-        names: of the catalogue's family `score`, such as `fisher` or `["gradient", "fisher"]`.
+        names: of the catalogue's family `score`, such as `fisher` or `["gradient", "fisher"]`; data may be None for those
+        of parameters alone, such as `magnitude`.
         column: the new column's name, where it is not to be the score's. options: the scores', such as `ref="mean"`.
         """
         from .scores import run
         names = [names] if isinstance(names, str) else list(names)
         if column is not None and (len(names) != 1 or column in ("site", "unit", "block", "row", "token")):
             raise ValueError(f"column= names the column of one score; found {column!r} for {', '.join(names)}.")
-        found = {column or name: made for name, made in run(self, names, data, **options).items()}
-        return replace(self, frame=self.frame.assign(**{name: made.values for name, made in found.items()}),
-                       about={**self.about, **{name: made.about for name, made in found.items()}})
+        return self.add({column or name: made for name, made in run(self, names, data, **options).items()})
+
+    def add(self, columns: Mapping[str, Column]) -> Units:
+        """A new table with more columns, each with what it says about itself."""
+        return replace(self, frame=self.frame.assign(**{name: made.values for name, made in columns.items()}),
+                       about={**self.about, **{name: made.about for name, made in columns.items()}})
 
     def trust(self, name: str, data: Any, n: int = 64, seed: int = 0, **options: Any) -> Trust:
         """How far a score agrees with the exact effect, measured on a sample of units; see `cutaway.scores.trusts`."""
         from .scores import trusts
         return trusts(self, [name], data, n=n, seed=seed, **options)[name]
+
+    def agreement(self, names: Sequence[str] | None = None) -> pd.DataFrame:
+        """Spearman's rank correlation of each score with each other over all units; nan where a score is constant.
+
+        names: of columns, all scores if left out. `plot` draws it for three or more names.
+        """
+        import pandas as pd
+
+        from .scores.ranks import spearman
+        names = list(names or self.scores)
+        values = [self._numbers(name) for name in names]
+        return pd.DataFrame([[float(spearman(x, y)) for y in values] for x in values], names, names)
 
     @property
     def scores(self) -> list[str]:
@@ -190,8 +206,10 @@ class Units:
                                  f"{net.name} has {site.n} there.")
         return cls(net, KINDS[facts["kind"]], table.to_pandas(), sites, facts["sizes"], facts["about"], facts["data"])
 
-    def plot(self, by: str | tuple[str, str], path: str | Path | None = None) -> Any:
-        """A matplotlib figure: layers by heads, a profile over layers, a histogram, or a scatter of two columns."""
+    def plot(self, by: str | Sequence[str], path: str | Path | None = None) -> Any:
+        """A matplotlib figure: layers by heads, a profile over layers, a histogram; of two columns a scatter, of more how far
+        they agree.
+        """
         from .scores.pictures import draw
         figure = draw(self, by)
         if path is not None:
@@ -212,8 +230,9 @@ class Units:
         said: dict[str, list[str]] = {}
         for name, a in self.about.items():
             metric = f"{a['metric']}, " if a["metric"] else ""
-            where = f"{a['data']} ({a['rows']:,} row{'s' * (a['rows'] != 1)}, {a['tokens']:,} tokens)"
-            said.setdefault(f"{metric}{where}, closed to {a['reference']}", []).append(name)
+            closed = f", closed to {a['reference']}" if a["reference"] else ""
+            n = f" ({a['rows']:,} row{'s' * (a['rows'] != 1)}, {a['tokens']:,} tokens)" if a["rows"] else ""
+            said.setdefault(f"{metric}{a['data']}{n}{closed}", []).append(name)
         return [f"{', '.join(names)}: {note}" for note, names in said.items()]
 
     def __repr__(self) -> str:

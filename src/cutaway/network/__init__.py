@@ -3,6 +3,7 @@
 from .edit import At, Edit, same, zero
 from .network import Enough, Network
 from .opening import open
+from .side_by_side import side_by_side
 from .site import Site, View
 
-__all__ = ["At", "Edit", "Enough", "Network", "Site", "View", "open", "same", "zero"]
+__all__ = ["At", "Edit", "Enough", "Network", "Site", "View", "open", "same", "side_by_side", "zero"]

@@ -5,15 +5,15 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..catalogue import method
-from .activations import sizes
-from .column import shared
+from .gates import Gates
+from .sweep import shared
 
 
 @method("activation_max", family="score", title="Greatest size of the activation")
-@shared(sizes, combine="amax")
-def activation_max(size: Tensor) -> Tensor:
+@shared(Gates, of="change", per="position", combine="amax")
+def activation_max(change: Tensor) -> Tensor:
     """Maximum over kept tokens of |x - ref|, what a closed gate takes away; for a head its Euclidean norm.
 
-    size: of each entry, [positions, units].
+    change: x - ref of each entry, [positions, units].
     """
-    return size
+    return change.abs()

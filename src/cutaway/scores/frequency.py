@@ -5,17 +5,17 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..catalogue import method
-from .activations import sizes
-from .column import shared
+from .gates import Gates
+from .sweep import shared
 
 
 @method("frequency", family="score", title="Share of tokens at which the unit fires",
         paper="Hu et al. 2016, arXiv:1607.03250")
-@shared(sizes, per="position")
-def frequency(size: Tensor) -> Tensor:
+@shared(Gates, of="change", per="position")
+def frequency(change: Tensor) -> Tensor:
     """Share of kept tokens at which the activation is not exactly its reference: one less APoZ for ReLU neurons.
 
     It tells units apart where they can be off (features, ReLU neurons, experts) and is 1 everywhere else.
-    size: of each entry, [positions, units].
+    change: x - ref of each entry, [positions, units].
     """
-    return (size > 0).to(size.dtype)
+    return (change != 0).to(change.dtype)

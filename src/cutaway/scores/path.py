@@ -14,7 +14,8 @@ from ..network import Edit
 from ..network.edit import Reference
 from .column import Column, facts
 from .places import Place, places, reference_name
-from .reading import Limits, Metric, Reader, measured, metric_name
+from .reading import Limits, Metric, Reader, measured
+from .sweep import without_gradient
 
 if TYPE_CHECKING:
     from ..units import Units
@@ -54,6 +55,5 @@ def _minus_gradient(units: Units, metric: Metric, place: Place, batch: Any, leve
     with torch.enable_grad(), units.net.edited(Edit(place.site, place.ref, gate, place.axis)):
         values = measured(metric, units.net, batch, f" on the way of {place.name} from open to closed")
         if not values.requires_grad:
-            raise ValueError(f"the metric {metric_name(metric)} has no gradient: it is computed without one, or by "
-                             "steps that have none. Give a metric that has, or use the exact score.")
+            raise ValueError(without_gradient(metric))
         return -torch.autograd.grad(values.sum(), gate, allow_unused=True, materialize_grads=True)[0].reshape(-1)

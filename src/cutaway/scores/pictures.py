@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,8 @@ if TYPE_CHECKING:
     from ..units import Units
 
 
-def draw(units: Units, by: str | tuple[str, str]) -> Any:
-    """A matplotlib figure of one column, or of one column against another; it is not shown or saved here."""
+def draw(units: Units, by: str | Sequence[str]) -> Any:
+    """A matplotlib figure of one column, of one against another, or of how far more of them agree; not shown or saved here."""
     from matplotlib.figure import Figure
     names = (by,) if isinstance(by, str) else tuple(by)
     columns = [units.column(name).astype(float) for name in names]
@@ -22,8 +23,10 @@ def draw(units: Units, by: str | tuple[str, str]) -> Any:
         _scatter(axes, units, names, columns)
     elif len(names) == 1:
         PICTURES.get(units.kind.name, _histogram)(axes, units, names[0], columns[0])
+    elif names:
+        _agreement(axes, units, names)
     else:
-        raise ValueError(f"a picture is of one column or of two; found {len(names)}.")
+        raise ValueError("a picture is of at least one column; found none.")
     shown = replace(units, about={name: units.about[name] for name in names if name in units.about})
     axes.set_title("\n".join([units.title(), *shown.notes()]), fontsize=8, loc="left")
     return figure
@@ -44,6 +47,19 @@ def _map(axes: Any, units: Units, name: str, values: np.ndarray) -> None:
     axes.set(xlabel=units.kind.name.removesuffix("s"), ylabel="block")
     axes.set(xticks=range(grid.shape[1]), yticks=range(len(sites)))
     axes.set_yticklabels([units.sites[site].block if units.sites[site].block is not None else site for site in sites])
+
+
+def _agreement(axes: Any, units: Units, names: tuple[str, ...]) -> None:
+    """Rank correlations of scores with each other; a constant score has none."""
+    table = units.agreement(names)
+    axes.figure.set_size_inches(2.6 + 0.48 * len(names), 2.0 + 0.42 * len(names))
+    image = axes.imshow(table, cmap="RdBu_r", vmin=-1, vmax=1)
+    axes.figure.colorbar(image, label="rank correlation")
+    for (i, j), value in np.ndenumerate(table.to_numpy()):
+        said, dark = f"{value:.2f}" if np.isfinite(value) else "–", abs(value) > 0.6
+        axes.text(j, i, said, ha="center", va="center", fontsize=6.5, color="white" if dark else "black")
+    axes.set(xticks=range(len(names)), yticks=range(len(names)), yticklabels=names)
+    axes.set_xticklabels(names, rotation=90)
 
 
 def _profile(axes: Any, units: Units, name: str, values: np.ndarray) -> None:

@@ -20,14 +20,16 @@ Metric = Callable[[Network, Any], Tensor]
 
 @dataclass(frozen=True)
 class Limits:
-    """Which part of the data is read, and how many rows at a time."""
+    """Which part of the data is read, and how many rows at a time; most: the greatest number of rows."""
 
     tokens: int | None = None
     batch_size: int = 16
     seed: int | None = None
+    most: int | None = None
 
     def rows(self, data: Any) -> int:
-        return data.n_rows if self.tokens is None else data.take(self.tokens).n_rows
+        rows = data.n_rows if self.tokens is None else data.take(self.tokens).n_rows
+        return rows if self.most is None else min(rows, self.most)
 
     def batches(self, data: Any) -> Iterator[Any]:
         """The batches of the data's first so many tokens, or of rows drawn by a seed; data without rows is an error."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import nan
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..files import write_json
 from ..metrics import row_loss
 from .column import Column
 from .exact import exact
@@ -64,6 +67,12 @@ class Trust:
             return f"no agreement of {self.score} with the exact effect can be shown"
         return f"{self.score} {next(text for least, text in WORDS if self.agreement >= least)} the exact effect"
 
+    @property
+    def in_short(self) -> str:
+        """The same in a word or two, for a table."""
+        said = self.words().removeprefix(f"{self.score} ")
+        return "not shown" if said.startswith("no ") else said.removeprefix("agrees ").split(" with ")[0].split(" the ")[0]
+
     def __str__(self) -> str:
         same = "the same data" if self.same_data else "other data"
         measured = (f"{self.metric} on {same}, {self.data} ({self.rows:,} rows, {self.tokens:,} tokens), "
@@ -86,6 +95,12 @@ def trusts(units: Units, names: Sequence[str], data: Any, n: int = 64, seed: int
     data: best other data than the scores'. n: how many units to sample, evenly over the quantiles of the scores; all of
     them where the table has fewer. options: those of the exact score; ref= is the scores' own unless given.
     """
+    return compared(units, names, data, n, seed, top, metric, **options)[1]
+
+
+def compared(units: Units, names: Sequence[str], data: Any, n: int = 64, seed: int = 0, top: int = 10,
+             metric: Metric | None = None, **options: Any) -> tuple[Units, dict[str, Trust]]:
+    """The same, with the sample of units, whose column `exact` is the effect on that data."""
     for name in names:
         units.column(name)
     metric = metric or _own(units, names, "metric", metric_name(row_loss), row_loss)
@@ -106,7 +121,7 @@ def trusts(units: Units, names: Sequence[str], data: Any, n: int = 64, seed: int
         same = units.about.get(name, {}).get("fingerprint") == data.fingerprint
         found[name] = Trust(name, units.kind.name, rank, low, high, common, most, n=len(sample), of=len(units),
                             seed=seed, same_data=same, why=why, **facts)
-    return found
+    return sample.add({"exact": effect}), found
 
 
 def _known(units: Units, rows: np.ndarray, data: Any, metric: Metric, options: dict[str, Any]) -> Column | None:
@@ -152,3 +167,28 @@ def _own(units: Units, names: Sequence[str], key: str, usual: str, value: Any) -
         return own
     option = "ref" if key == "reference" else key
     raise ValueError(f"{', '.join(names)} was scored with the {key} {own}; give {option}= to be checked by the same.")
+
+
+def save_trusts(path: str | Path, found: Mapping[str, Trust]) -> Path:
+    """Write the trust of scores as JSON, by score; beside a saved table of units it is called `trust.json`."""
+    def plain(value: Any) -> Any:
+        return None if isinstance(value, float) and np.isnan(value) else value
+    return write_json(path, {name: {key: plain(value) for key, value in asdict(trust).items()}
+                             for name, trust in found.items()})
+
+
+def load_trusts(path: str | Path) -> dict[str, Trust]:
+    """The trust of scores that `save_trusts` wrote, by score; none where there is no such file."""
+    path = Path(path)
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {name: _read(facts) for name, facts in found.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} does not hold the trust of scores ({error}); score again, or remove it.") from error
+
+
+def _read(facts: dict[str, Any]) -> Trust:
+    plain: dict[str, Any] = {key: nan if value is None else value for key, value in facts.items()}
+    return Trust(**plain)

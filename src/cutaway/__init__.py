@@ -1,5 +1,6 @@
 """Cutaway finds what matters inside a neural network, and acts on it."""
 
+from .attribute import Attribution, Target, attribute, faithfulness
 from .catalogue import methods
 from .data import arrays, corpus, images, text
 from .data.corpora import stdlib
@@ -7,21 +8,30 @@ from .dictionaries import (
     ATM,
     CSR,
     GBA,
+    OMP,
     VSAE,
     AbsTopK,
+    Archetypal,
     BatchTopK,
+    Crosscoder,
+    CrosscoderL1,
+    CrossLayerTranscoder,
     Dictionary,
     FeatureChoice,
     Gated,
+    GradientSAE,
     GroupMax,
     JumpReLU,
     KSparse,
     Matryoshka,
     MutualChoice,
     Progressive,
+    RelaxedArchetypal,
     ReLU,
+    SkipTranscoder,
     TopAFA,
     TopK,
+    Transcoder,
     evaluate,
     watch,
 )
@@ -31,7 +41,7 @@ from .explain import Endpoint, explain
 from .formats import load_dictionaries, load_dictionary, save_dictionary
 from .harvest import Harvest, harvest
 from .metrics import measure, row_loss
-from .network import Edit, Network, Site, open
+from .network import Edit, Network, Site, open, side_by_side
 from .observe import Covariance, Moments, Sample, observe
 from .store import FeatureStore, store, stores
 from .train import Schedule, Settings, learn, load
@@ -40,9 +50,11 @@ from .units import Units, units
 __version__ = "0.1.0"
 
 __all__ = [
-    "ATM", "CSR", "GBA", "VSAE", "AbsTopK", "BatchTopK", "Covariance", "Dictionary", "Edit", "Endpoint", "FeatureChoice",
-    "FeatureStore", "Gated", "GroupMax", "Harvest", "JumpReLU", "KSparse", "Matryoshka", "Moments", "MutualChoice", "Network",
-    "Progressive", "ReLU", "Sample", "Schedule", "Settings", "Site", "TopAFA", "TopK", "Units", "arrays", "clamp", "corpus",
-    "difference", "evaluate", "explain", "harvest", "images", "learn", "load", "load_dictionaries", "load_dictionary",
-    "mean_ablate", "measure", "methods", "observe", "open", "profile", "resample_ablate", "row_loss", "save_dictionary",
-    "stdlib", "steer", "store", "stores", "text", "units", "watch", "zero_ablate"]
+    "ATM", "CSR", "GBA", "OMP", "VSAE", "AbsTopK", "Archetypal", "Attribution", "BatchTopK", "Covariance",
+    "CrossLayerTranscoder", "Crosscoder", "CrosscoderL1", "Dictionary", "Edit", "Endpoint", "FeatureChoice",
+    "FeatureStore", "Gated", "GradientSAE", "GroupMax", "Harvest", "JumpReLU", "KSparse", "Matryoshka", "Moments",
+    "MutualChoice", "Network", "Progressive", "ReLU", "RelaxedArchetypal", "Sample", "Schedule", "Settings", "Site",
+    "SkipTranscoder", "Target", "TopAFA", "TopK", "Transcoder", "Units", "arrays", "attribute", "clamp", "corpus",
+    "difference", "evaluate", "explain", "faithfulness", "harvest", "images", "learn", "load", "load_dictionaries",
+    "load_dictionary", "mean_ablate", "measure", "methods", "observe", "open", "profile", "resample_ablate", "row_loss",
+    "save_dictionary", "side_by_side", "stdlib", "steer", "store", "stores", "text", "units", "watch", "zero_ablate"]

@@ -9,11 +9,27 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one command; bad input ends with one sentence and a status that is not zero."""
     import tyro
 
-    from . import benching, catalogue, converting, editing, explaining, harvesting, learning, parts, running, serving, storing
+    from . import (
+        attributing,
+        benching,
+        catalogue,
+        checking,
+        circuits,
+        converting,
+        editing,
+        explaining,
+        harvesting,
+        learning,
+        parts,
+        running,
+        serving,
+        storing,
+    )
     app = tyro.extras.SubcommandApp()
     for command in (running.demo, running.sites, learning.learn, harvesting.harvest, learning.evaluate, learning.features,
-                    explaining.explain, storing.store, serving.serve, serving.export, parts.score, editing.edit,
-                    converting.convert, catalogue.catalogue, catalogue.prove, benching.bench, running.rerun):
+                    explaining.explain, storing.store, serving.serve, serving.export, parts.score, attributing.attribute,
+                    checking.faithfulness, circuits.circuit, editing.edit, converting.convert, catalogue.catalogue,
+                    catalogue.prove, benching.bench, running.rerun):
         app.command(command)
     try:
         app.cli(prog="cutaway", args=arguments, description="Find what matters inside a neural network, and act on it.")

@@ -54,10 +54,11 @@ def rerun(run: Annotated[Path, tyro.conf.Positional], /, out: Path | None = None
         run: The folder of an earlier run.
         out: Where to write this time; left out, the folder's own name with -again.
     """
-    from . import benching, editing, explaining, harvesting, learning, parts, storing
+    from . import attributing, benching, checking, circuits, editing, explaining, harvesting, learning, parts, storing
     commands: dict[str, Callable[..., None]] = {
         "demo": demo, "learn": learning.learn, "harvest": harvesting.harvest, "score": parts.score, "edit": editing.edit,
-        "explain": explaining.explain, "store": storing.store, "bench": benching.bench}
+        "explain": explaining.explain, "attribute": attributing.attribute, "store": storing.store, "bench": benching.bench,
+        "circuit": circuits.circuit, "faithfulness": checking.faithfulness}
     config = folder.read(run)
     if config["command"] not in commands:
         raise ValueError(f"{run} is the folder of {config['command']!r}, which cannot be run again from it.")

@@ -1,0 +1,118 @@
+"""The command that says which parts of an input an output rests on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from ..files import write, write_json
+from ..network import Network
+from . import folder, inputs
+
+
+def attribute(model: Annotated[str, tyro.conf.Positional] = "pico", /, text: tuple[str, ...] = (), images: Path | None = None,
+              method: str = "integrated-gradients", target: str = "", contrast: str = "", over: str = "", of: str = "logit",
+              position: int | None = None, baseline: str = "", site: str = "", patch: int | None = None,
+              run: Path | None = None, set: tuple[str, ...] = (), rows: int = 8, batch_size: int = 64, top: int = 10,
+              out: Path = Path("runs/attribute"), device: str = "cpu", pickle: bool = False) -> None:
+    """Say which tokens, words, pixels or features an output rests on, and show it.
+
+    Args:
+        model: A model's folder, hub id, or "pico".
+        text: Texts to explain.
+        images: Or a folder of images, or one image.
+        method: Of the family attribute; `cutaway catalogue attribute` lists them.
+        target: The token (as text, or id:7) or class to explain; left out, what the network finds likeliest.
+        contrast: Explain why the target rather than this one.
+        over: tokens, words, pixels or patches; left out, tokens or pixels.
+        of: logit, probability, log-probability or loss.
+        position: At which token the output is read, negative from the end; left out, the last.
+        baseline: zero, mean, blur, or a number: what is left of a unit that is taken away.
+        site: Where a text's embeddings are, in a network whose family Cutaway does not know.
+        patch: The side of a patch in pixels.
+        run: Explain by the features of this run of `cutaway learn` instead.
+        set: The method's options, as NAME=VALUE, such as n_steps=100.
+        rows: At most so many images.
+        batch_size: Rows that go through the network at a time.
+        top: How many units to print with their values.
+        out: Folder for the page, the picture, the values and the configuration.
+        device: Where the network runs.
+        pickle: Also read weights that are saved as a pickle.
+    """
+    from rich.console import Console
+
+    from ..attribute import attribute as explain
+    from ..attribute.drawing import texts
+    from ..train import load
+    if bool(text) == (images is not None):
+        raise ValueError("give either --text or --images, the input that is to be explained.")
+    net = inputs.network(model, device, pickle)
+    asked: Any = load(run, net).dictionary if run else over or None
+    source = list(text) or _images(images, net, rows)
+    found = explain(net, source, method, _named(target, net), _named(contrast, net), asked, of=of, position=position,
+                    baseline=_number(baseline), site=site or None, patch=patch, batch_size=batch_size, progress=True,
+                    **_options(set))
+    folder.begin(out, "attribute", {
+        "model": model, "text": text, "images": images, "method": method, "target": target, "contrast": contrast, "over": over,
+        "of": of, "position": position, "baseline": baseline, "site": site, "patch": patch, "run": run, "set": set,
+        "rows": rows, "batch_size": batch_size, "top": top, "out": out, "device": device, "pickle": pickle})
+    console = Console(highlight=False, soft_wrap=True)
+    for i in range(len(found)):
+        for line in texts(found, [i]):
+            console.print(line)
+        for unit, value in found.top(top, i):
+            console.print(f"{value:+10.4g}  {unit!r}", markup=False)
+    write_json(out / "attribution.json", found.json())
+    page = write(out / "attribution.html", lambda part: part.write_text(found.html(), encoding="utf-8"))
+    write(out / "attribution.png", lambda part: found.plot().savefig(part, format="png"))
+    print(f"\nThe page is {page}, its picture attribution.png and the values attribution.json beside it.")
+
+
+def _images(path: Path | None, net: Network, rows: int) -> Any:
+    """The first images of a folder, or one image."""
+    import numpy as np
+    from PIL import Image
+
+    from ..data import images
+    path = Path(path or "")
+    if not path.exists():
+        raise FileNotFoundError(f"there is no image or folder {path}.")
+    if path.is_dir():
+        return images(path, net).take(rows)
+    try:
+        with Image.open(path) as picture:
+            return images(np.asarray(picture.convert("RGB"))[None], net)
+    except OSError as error:
+        raise ValueError(f"{path} is not an image that can be read.") from error
+
+
+def _named(text: str, net: Network) -> Any:
+    """A token by its text, or by its number as id:7; a class by its name or number."""
+    known = getattr(net.config, "label2id", None) or {}
+    if text.startswith("id:") and text[3:].isdigit():
+        return int(text[3:])
+    return int(text) if text.isdigit() and net.kind not in ("causal", "masked") and text not in known else text or None
+
+
+def _number(text: str) -> Any:
+    """A number where it is one, the text otherwise, and none where there is no text."""
+    try:
+        return int(text) if text else None
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _options(pairs: tuple[str, ...]) -> dict[str, Any]:
+    options = {}
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        if not name or not value:
+            raise ValueError(f"--set takes NAME=VALUE, such as n_steps=100; found {pair!r}.")
+        options[name.replace("-", "_")] = _number(value)
+    return options

@@ -23,7 +23,8 @@ from .scenes import SCENES, Scene, scene
 SAMPLE, DECOMPOSED = 4096, 8192   # activations that a dictionary begins from, and that PCA and its like see
 # Bilinear autoencoders reconstruct products of activations, so that neither FVU nor L0 means the same; the others learn from
 # several tensors of a token.
-OTHER = ("bilinear-ae", "crosscoder", "crosscoder-l1", "cross-layer-transcoder", "gradient-sae", "skip-transcoder", "transcoder")
+OTHER = ("bilinear-ae", "crosscoder", "crosscoder-l1", "cross-layer-transcoder", "gradient-sae", "skip-transcoder",
+         "transcoder")
 TRIES, CLOSE = 3, 0.05           # trainings to bring a penalised method to the wanted L0, and how near is near enough
 
 

@@ -46,7 +46,8 @@ def table(results: dict[str, Any]) -> str:
     for name, pairs in results["rows"].items():
         exact, fast = ([found[way] for found in pairs] for way in ("exact", "fast"))
         ratios = [b / a for a, b in zip(exact, fast, strict=True)]
-        text += f"| {name} | {mean(exact):.5f} | {mean(fast):.5f} | {mean(ratios):.4f} ({min(ratios):.4f} to {max(ratios):.4f}) |\n"
+        spread = f"{mean(ratios):.4f} ({min(ratios):.4f} to {max(ratios):.4f})"
+        text += f"| {name} | {mean(exact):.5f} | {mean(fast):.5f} | {spread} |\n"
     return text + f"\n`{results['command']}`, {results['processor']}, commit {results['commit']}.\n"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,13 +36,20 @@ class Database:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        self._own = threading.local()   # of each thread, its open file for reading: opening one costs more than a read
 
     def read(self, query: str, *values: object, since: int = 1) -> list[sqlite3.Row]:
         """The rows of a query; none while the file has not the schema since which its tables exist."""
-        if not self.path.exists():
+        try:
+            status = self.path.stat()
+        except FileNotFoundError:
             return []
-        with self._explained(), self._connected() as file:
-            return file.execute(query, values).fetchall() if _schema(file) >= since else []
+        with self._explained():
+            place, file = getattr(self._own, "open", (None, None))
+            if place != (status.st_dev, status.st_ino):   # the first read, or another file has taken its place
+                place, file = (status.st_dev, status.st_ino), self._opened()
+                self._own.open = place, file
+            return file.execute(query, values).fetchall() if self._schema(file) >= since else []
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
@@ -49,7 +57,8 @@ class Database:
         with self._explained(), self._connected() as file:
             file.execute("PRAGMA journal_mode = WAL")
             file.execute("BEGIN IMMEDIATE")
-            for number, tables in enumerate(SCHEMAS[_schema(file):], start=_schema(file) + 1):
+            schema = self._schema(file)
+            for number, tables in enumerate(SCHEMAS[schema:], start=schema + 1):
                 for statement in filter(str.strip, tables.split(";")):
                     file.execute(statement)
                 file.execute(f"PRAGMA user_version = {number}")
@@ -58,15 +67,24 @@ class Database:
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
-        file = sqlite3.connect(self.path, timeout=10, isolation_level=None)
+        file = self._opened()
         try:
-            file.row_factory = sqlite3.Row
-            if (schema := _schema(file)) > SCHEMA:
-                raise ValueError(f"{self.path} has schema {schema}; this version of Cutaway reads up to {SCHEMA}. "
-                                 "Update Cutaway.")
+            self._schema(file)
             yield file
         finally:
             file.close()    # what was not committed is undone
+
+    def _opened(self) -> sqlite3.Connection:
+        file = sqlite3.connect(self.path, timeout=10, isolation_level=None)
+        file.row_factory = sqlite3.Row
+        return file
+
+    def _schema(self, file: sqlite3.Connection) -> int:
+        """Of the file; 0 while it has no tables."""
+        schema = int(file.execute("PRAGMA user_version").fetchone()[0])
+        if schema > SCHEMA:
+            raise ValueError(f"{self.path} has schema {schema}; this version of Cutaway reads up to {SCHEMA}. Update Cutaway.")
+        return schema
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -74,11 +92,6 @@ class Database:
             yield
         except sqlite3.Error as error:
             raise OSError(f"the notes in {self.path} cannot be read or written ({error}).") from error
-
-
-def _schema(file: sqlite3.Connection) -> int:
-    """Of the file; 0 while it has no tables."""
-    return file.execute("PRAGMA user_version").fetchone()[0]
 
 
 def now() -> str:

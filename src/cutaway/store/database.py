@@ -45,10 +45,10 @@ class Database:
         except FileNotFoundError:
             return []
         with self._explained():
-            place, file = getattr(self._own, "open", (None, None))
-            if place != (status.st_dev, status.st_ino):   # the first read, or another file has taken its place
-                place, file = (status.st_dev, status.st_ino), self._opened()
-                self._own.open = place, file
+            place = status.st_dev, status.st_ino
+            if getattr(self._own, "place", None) != place:   # the first read, or another file is there now
+                self._own.file, self._own.place = self._opened(), place
+            file: sqlite3.Connection = self._own.file
             return file.execute(query, values).fetchall() if self._schema(file) >= since else []
 
     @contextmanager

@@ -24,6 +24,7 @@ from torch import Tensor
 import cutaway as cw
 from cutaway.counts import count_of
 from cutaway.dictionaries import KSparse, Recipe, ReLU, TopK
+from cutaway.files import sweep, write_safetensors
 from cutaway.network import Network
 from cutaway.observe import Covariance, Moments, observe
 from cutaway.train import Run, Schedule, Settings, checkpoint, learn, load, sources
@@ -102,6 +103,22 @@ def test_an_error_anywhere_costs_nothing_but_time(step: int, tmp_path: Path, mon
     assert_same(weights(run(tmp_path)), straight())
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a process is forked here, to be killed")
+def test_what_a_killed_process_leaves_of_a_file_is_swept_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also the nameless file that safetensors makes beside the one it is given."""
+    def killed(tensors: object, path: str, metadata: object) -> None:
+        Path(path).with_name(".tmpAbC123").write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr("safetensors.torch.save_file", killed)
+    if (child := os.fork()) == 0:
+        write_safetensors(tmp_path / "a.safetensors", {"x": torch.zeros(1)})
+    os.waitpid(child, 0)
+    assert list(tmp_path.rglob(".tmpAbC123"))
+    sweep(tmp_path, "a.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
 def test_ctrl_c_saves_and_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twice, in the middle of a step, with no checkpoint due: all that was learned is kept."""
     before = signal.getsignal(signal.SIGINT)
@@ -125,7 +142,7 @@ def least_step(folder: Path) -> int:
     try:
         with safetensors.safe_open(str(folder / "checkpoint.safetensors"), "pt") as file:
             learners = json.loads(file.metadata()["cutaway"])["learners"]
-    except (OSError, safetensors.SafetensorError):   # it is being replaced
+    except (OSError, RuntimeError, safetensors.SafetensorError):   # it is being replaced, which each library says in its way
         return 0
     return min(facts["step"] for facts in learners.values())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,10 +56,22 @@ def write_safetensors(path: str | Path, tensors: dict[str, Tensor], metadata: di
     from safetensors.torch import save_file
 
     def writer(part: Path) -> None:
+        # The library writes to a nameless file beside the one it is given, which a killed process would leave there for ever.
+        room = part.with_suffix(".folder.part")
+        room.mkdir(exist_ok=True)
         try:
-            save_file(tensors, str(part), metadata)
+            save_file(tensors, str(room / part.name), metadata)
+            os.replace(room / part.name, part)
         except SafetensorError as error:
             if "No space left" in str(error) or "os error 28" in str(error):
                 raise OSError(errno.ENOSPC, str(error)) from error
             raise
+        finally:
+            shutil.rmtree(room, ignore_errors=True)
     return write(path, writer)
+
+
+def sweep(folder: Path, name: str) -> None:
+    """Remove what killed processes left half-written of a file in a folder; name: the file's, or a pattern."""
+    for part in folder.glob(f".{name}.*part"):
+        shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from ..counts import count_of
 from ..data import below, norm_limit
-from ..files import write_safetensors
+from ..files import sweep, write_safetensors
 from ..network import Network, Site
 from ..network.fingerprint import fingerprint
 from ..observe import activations
@@ -135,9 +135,10 @@ def _known(folder: Path, asked: Manifest, progress: bool) -> Manifest:
 
 def _sweep(folder: Path) -> None:
     """Remove what a killed process left half-written."""
-    names = [f".{name}.*" for name in (MANIFEST, CALIBRATION, STATISTICS)]
-    for part in (part for name in [*names, f"{SHARDS}/*"] for part in folder.glob(name + PART)):
-        shutil.rmtree(part) if part.is_dir() else part.unlink()
+    for name in (MANIFEST, CALIBRATION, STATISTICS):
+        sweep(folder, name)
+    for part in folder.glob(f"{SHARDS}/*{PART}"):
+        shutil.rmtree(part)
 
 
 def _sample(net: Network, data: Any, sites: list[str], seed: int, batch_size: int) -> tuple[dict[str, Tensor], float]:

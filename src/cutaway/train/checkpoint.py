@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..files import write_safetensors
+from ..files import sweep, write_safetensors
 
 NEWEST, BEFORE = "checkpoint.safetensors", "checkpoint-before.safetensors"
 
@@ -49,8 +49,9 @@ def newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
 
 def remove(folder: Path) -> None:
     """Forget the checkpoints of a training that is finished, and what killed processes left half-written."""
-    for path in (folder / NEWEST, folder / BEFORE, *folder.glob(f".{NEWEST}.*.part")):
+    for path in (folder / NEWEST, folder / BEFORE):
         path.unlink(missing_ok=True)
+    sweep(folder, NEWEST)
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -9,6 +9,7 @@ runs of a pair differ in nothing else: seed, data, order and settings are the sa
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -38,32 +39,33 @@ def pair(net: cw.Network, recipe: Recipe, seed: int, options: argparse.Namespace
     return found
 
 
-def table(results: dict[str, Any]) -> str:
-    text = (f"# Fast and exact selection\n\n{results['model']}, {results['site']}, width {results['width']:,}, k or L0 "
-            f"{results['k']}, {results['tokens']:,} tokens; FVU on {results['test_tokens']:,} test tokens, mean of "
-            f"{results['seeds']} seeds; the ratio by seed.\n\n| method | exact | fast | fast / exact (least to greatest) |\n"
-            "| --- | --- | --- | --- |\n")
-    for name, pairs in results["rows"].items():
-        exact, fast = ([found[way] for found in pairs] for way in ("exact", "fast"))
+def table(rows: dict[str, Any]) -> str:
+    """Every method that has been run, the last run of each."""
+    text = ("# Fast and exact selection\n\nTest FVU after whole runs, mean over seeds; the ratio by seed.\n\n"
+            "| method | model, site, width, L0, tokens | seeds | exact | fast | fast / exact (least to greatest) | commit |\n"
+            "| --- | --- | --- | --- | --- | --- | --- |\n")
+    for name, row in rows.items():
+        exact, fast = ([found[way] for found in row["pairs"]] for way in ("exact", "fast"))
         ratios = [b / a for a, b in zip(exact, fast, strict=True)]
-        spread = f"{mean(ratios):.4f} ({min(ratios):.4f} to {max(ratios):.4f})"
-        text += f"| {name} | {mean(exact):.5f} | {mean(fast):.5f} | {spread} |\n"
-    return text + f"\n`{results['command']}`, {results['processor']}, commit {results['commit']}.\n"
+        setting = f"{row['model']}, {row['site']}, {row['width']:,}, {row['k']}, {row['tokens']:,}"
+        text += (f"| {name} | {setting} | {len(ratios)} | {mean(exact):.5f} | {mean(fast):.5f} | {mean(ratios):.4f} "
+                 f"({min(ratios):.4f} to {max(ratios):.4f}) | {row['commit']} |\n")
+    return text
 
 
 def main(options: argparse.Namespace) -> None:
-    net = cw.open(options.model)
-    results = {**vars(options), "command": f"python benchmarks/{Path(__file__).name} {' '.join(sys.argv[1:])}".strip(),
-               **machine(), "rows": {}}
+    net, out = cw.open(options.model), Path(options.out)
+    rows = json.loads((out / "fast_vs_exact.json").read_text()) if (out / "fast_vs_exact.json").exists() else {}
+    command = f"python benchmarks/{Path(__file__).name} {' '.join(sys.argv[1:])}".strip()
     for name in options.methods:
-        pairs = results["rows"].setdefault(name, [])
+        pairs = []
         for seed in range(options.seeds):
             pairs.append(pair(net, METHODS[name](options.width, options.k), seed, options))
             print(name, seed, pairs[-1], flush=True)
-    text = table(results)
-    print(text)
-    write_json(Path(options.out) / "fast_vs_exact.json", results)
-    write(Path(options.out) / "fast_vs_exact.md", partial(Path.write_text, data=text, encoding="utf-8"))
+        rows[name] = {**vars(options), "command": command, **machine(), "pairs": pairs}
+        write_json(out / "fast_vs_exact.json", rows)
+        write(out / "fast_vs_exact.md", partial(Path.write_text, data=table(rows), encoding="utf-8"))
+    print(table(rows))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..catalogue import method
 from ..network import Network
 from .dictionary import Facts
-from .recipe import Recipe, geometric_median, unit
+from .recipe import Recipe, geometric_median, scale_encoder, unit
 from .topk import TopK
 from .transcoder import Transcoder as Dictionary
 from .wiring import BESIDE, Row, Wiring, several, sites_of, tensors_of
@@ -66,10 +66,8 @@ class Across(Wiring):
             for held, rows in zip((made.W_enc, made.W_dec), paired_rows(recipe, (x, left), generator), strict=True):
                 held.copy_(rows)
             made.b_enc.copy_(-made.W_enc @ center)
-            first = made.directions(made.encode(x[:1024] + center))
-            scale = ((first * left[:1024]).sum() / first.pow(2).sum().clamp(min=1e-12)).clamp(min=0.01, max=10.0)
-            made.W_enc.mul_(scale)
-            made.b_enc.mul_(scale)
+            x = x[:1024] + center
+            scale_encoder(made, made.sparsify, x, lambda: made.directions(made.encode(x)), left[:1024])
         return made
 
 

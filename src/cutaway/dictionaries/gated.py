@@ -58,7 +58,10 @@ class GateLoss:
         assert gate is not None
         share = min(1.0, p.progress / self.warmup) if self.warmup else 1.0
         sparsity = self.coefficient * p.penalty * share * gate.sum() / len(p.x) / p.variance**0.5
-        own, _ = kernels.squared_error(gate, p.codes.indices, d.W_dec.detach(), d.b_dec.detach(), p.y)
+        # What the decoder adds for each token beside the latents and the bias, where there is a skip connection, stays too.
+        start = getattr(p.codes, "start", None)
+        y = p.y if start is None else p.y - (start - d.b_dec).detach()
+        own, _ = kernels.squared_error(gate, p.codes.indices, d.W_dec.detach(), d.b_dec.detach(), y)
         return sparsity + own / (len(p.x) * p.variance)
 
 

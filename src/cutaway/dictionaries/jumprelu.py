@@ -71,8 +71,8 @@ class LearningJump:
         return {"log_threshold": torch.zeros(width), "unit": torch.ones(1)}
 
     def begin(self, x: Tensor, d: Dictionary) -> None:
-        """Set the thresholds from activations x [n, d], with the encoder that training begins with."""
-        z = torch.addmm(d.b_enc, x - d.b_dec, d.W_enc.T).flatten()
+        """Set the thresholds from what the rows of the encoder that training begins with are multiplied with, x [n, d]."""
+        z = torch.addmm(d.b_enc, x, d.W_enc.T).flatten()
         d.extra["unit"].fill_(float(z.topk(max(1, round(self.share * len(z)))).values[-1].clamp(min=1e-6)))
 
     def __call__(self, x: Tensor, d: Dictionary, progress: float = 1.0) -> Codes:

@@ -85,16 +85,27 @@ class Recipe:
 def start_encoder(dictionary: Dictionary, rows: Tensor, sample: Tensor) -> None:
     """Begin an encoder along rows [width, d], scaled so that the first reconstructions of a sample have the least error."""
     dictionary.W_enc.copy_(rows)
-    sparsify: Any = dictionary.sparsify
-    probe = sample[:1024]
+    x = sample[:1024]
+    scale_encoder(dictionary, dictionary.sparsify, dictionary.centred(x), lambda: dictionary.directions(dictionary.encode(x)),
+                  x - dictionary.b_dec)
+
+
+@torch.no_grad()
+def scale_encoder(encoder: Any, sparsify: Any, x: Tensor, reconstruct: Callable[[], Tensor], y: Tensor) -> Tensor:
+    """Scale an encoder so that the first reconstructions have the least squared error to y [n, d_out]; gives them.
+
+    encoder: has W_enc, b_enc and `extra`. x: [n, d], what its rows are multiplied with. A sparsifier that has `begin` sets
+    what it keeps by the unscaled encoder, and that goes with the scale.
+    """
+    kept = []
     if hasattr(sparsify, "begin"):
-        sparsify.begin(probe, dictionary)
-    made = dictionary.directions(dictionary.encode(probe))
-    scale = ((made * (probe - dictionary.b_dec)).sum() / made.pow(2).sum().clamp(min=1e-12)).clamp(min=0.01, max=10.0)
-    dictionary.W_enc.mul_(scale)
-    if hasattr(sparsify, "begin"):   # what was set for the encoder before goes with its scale
-        for name in sparsify.units:
-            dictionary.extra[name].mul_(scale)
+        sparsify.begin(x[:1024], encoder)
+        kept = [encoder.extra[name] for name in sparsify.units]
+    first = reconstruct()
+    scale = ((first * y).sum() / first.pow(2).sum().clamp(min=1e-12)).clamp(min=0.01, max=10.0)
+    for part in (encoder.W_enc, encoder.b_enc, *kept):
+        part.mul_(scale)
+    return scale * first
 
 
 def random_rows(width: int, d: int, chosen: range, generator: torch.Generator, block: int = 2**16) -> Tensor:

@@ -62,7 +62,11 @@ class Stack(nn.Module):
 
     def encode_layer(self, i: int, x: Tensor, progress: float = 1.0) -> Codes:
         """The codes of one layer, with its latents counted from 0."""
-        return Encoder(self.W_enc[i], self.b_enc[i], self.extra[i])(self.sparsify, x, progress)
+        return self.encoder(i)(self.sparsify, x, progress)
+
+    def encoder(self, i: int) -> Encoder:
+        """The encoder of one layer."""
+        return Encoder(self.W_enc[i], self.b_enc[i], self.extra[i])
 
     def decode(self, codes: Layered) -> Tensor:
         made = torch.cat([bias.expand(len(codes.values), -1) for bias in self.b_dec], -1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from .cross_layer import CrossLayer
 from .dictionary import Facts
 from .parts import SquaredError
 from .parts import TopK as TopKPart
-from .recipe import Recipe, geometric_median
+from .recipe import Recipe, geometric_median, scale_encoder
 from .stack import AuxKOfLayers, Stack
 from .wiring import BESIDE, Row, Wiring, several, tensors_of
 
@@ -69,12 +70,14 @@ class Upward(Wiring):
                 for held, rows in zip((made.W_enc[i], made.W_dec[i]), paired_rows(recipe, (x, later), generator), strict=True):
                     held.copy_(rows)
                 made.b_enc[i].copy_(-made.W_enc[i] @ center)
-                first = made.written(i, made.encode_layer(i, x + center))
-                scale = ((first * later).sum() / first.pow(2).sum().clamp(min=1e-12)).clamp(min=0.01, max=10.0)
-                for part in (made.W_enc[i], made.b_enc[i]):
-                    part.mul_(scale)
-                later.sub_(first, alpha=float(scale))
+                x = x + center
+                later.sub_(scale_encoder(made.encoder(i), made.sparsify, x, partial(_first, made, i, x), later))
         return made
+
+
+def _first(stack: Stack, i: int, x: Tensor) -> Tensor:
+    """What the latents of layer i write at first."""
+    return stack.written(i, stack.encode_layer(i, x))
 
 
 @method("cross-layer-transcoder", family="dictionary",

@@ -12,7 +12,7 @@ from ..data import Batch
 from ..network import Network, open
 from .digit_nets import accuracy, cnn, fitted
 from .digit_scenes import split
-from .proof import Comparison, Proof, compare, say
+from .proof import Comparison, Proof, compare, say_rows
 
 SEEDS = (0, 1, 2, 3, 4)
 IMAGES, SHARE = 200, 0.2           # test images; the share of pixels that may be erased, as in the paper
@@ -73,8 +73,7 @@ def differences() -> Proof:
     found = []
     for seed in SEEDS:
         found.append(one(seed))
-        say(f"seed {seed}: " + "; ".join(f"{name} " + ", ".join(f"{way} {value:.3g}" for way, value in row.items())
-                                         for name, row in found[-1].items()))
+        say_rows(seed, found[-1])
     return concluded(found)
 
 

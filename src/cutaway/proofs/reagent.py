@@ -16,7 +16,7 @@ from ..data import Batch
 from ..data.corpora import stdlib
 from ..metrics.faithfulness import area, deletion, insertion, soft
 from ..network import Network, open
-from .proof import Comparison, Proof, compare, say
+from .proof import Comparison, Proof, compare, say_rows
 
 SEEDS = (0, 1, 2)
 ROWS, TOKENS = 12, 33              # contexts of a seed, and their tokens with the one that begins
@@ -104,8 +104,7 @@ def tokens() -> Proof:
     found = []
     for seed in SEEDS:
         found.append(one(seed))
-        say(f"seed {seed}: " + "; ".join(f"{name} " + ", ".join(f"{way} {value:.3g}" for way, value in row.items())
-                                         for name, row in found[-1].items()))
+        say_rows(seed, found[-1])
     return concluded(found)
 
 

@@ -16,7 +16,7 @@ from ..metrics.faithfulness import area, deletion, insertion
 from ..network import Network, open
 from .digit_nets import accuracy, cnn, fitted
 from .digit_scenes import split
-from .proof import Comparison, Proof, compare, interval, say
+from .proof import Comparison, Proof, compare, interval, say_rows
 
 SEEDS = (0, 1, 2, 3)
 IMAGES, STEPS = 60, 32
@@ -99,8 +99,7 @@ def black_box() -> Proof:
     found = []
     for seed in SEEDS:
         found.append(one(seed))
-        say(f"seed {seed}: " + "; ".join(f"{name} " + ", ".join(f"{way} {value:.3f}" for way, value in row.items())
-                                         for name, row in found[-1].items()))
+        say_rows(seed, found[-1])
     return concluded(found)
 
 

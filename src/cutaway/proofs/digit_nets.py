@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..network import Network, open
+from .training import follow
 
 BATCH = 64
 
@@ -23,10 +24,7 @@ def fitted(net: Network, x: Tensor, y: Tensor, epochs: int, rate: float, seed: i
     for _ in range(epochs):
         for chosen in torch.randperm(len(x), generator=generator).split(BATCH):
             loss = nn.functional.cross_entropy(net.logits(x[chosen]), y[chosen])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
+            follow(loss, optimizer, schedule)
     net.module.eval()
     return net
 

@@ -12,6 +12,7 @@ from ..catalogue import proof
 from ..explain.latent_language import Languages, latent_language
 from ..network import Network, open
 from .proof import Comparison, Proof, compare, say
+from .training import follow
 
 SEEDS = (0, 1, 2)
 WORDS, LANGUAGES = 48, ("A", "B", "C")           # concepts, and languages with a word of their own for each
@@ -73,11 +74,7 @@ def trained(shares: tuple[float, ...], seed: int) -> Network:
         for _ in range(STEPS):
             ids = batch(shares, random)
             loss = torch.nn.functional.cross_entropy(net.logits({"input_ids": ids})[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(net.module.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
+            follow(loss, optimizer, schedule, 1.0)
     return net
 
 

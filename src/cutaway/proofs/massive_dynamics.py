@@ -16,6 +16,7 @@ from ..network import Network, open
 from ..network.opening import BUNDLED
 from ..scores.findings.massive_dynamics import FORMS, Curve, Dynamics, fit_curve, massive_dynamics
 from .proof import Comparison, Proof, compare, say
+from .training import follow
 
 SEEDS = (0, 1, 2)
 BLOCKS, WIDTH, CONTEXT = 4, 64, 64
@@ -41,11 +42,7 @@ def checkpoints(seed: int, tokenizer: Any) -> Iterator[tuple[int, Network]]:
     for step, batch in enumerate(stdlib(net, "train").batches(BATCH, stop=STEPS * BATCH, seed=seed), 1):
         ids = batch.inputs["input_ids"]
         loss = torch.nn.functional.cross_entropy(net.logits(batch)[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(net.module.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        follow(loss, optimizer, schedule, 1.0)
         if step in marks:
             yield step, net
 

@@ -12,6 +12,7 @@ from ..network import Network
 from .digit_nets import accuracy
 from .digit_scenes import Scenes, scene_cnn, scenes, split
 from .proof import Comparison, Proof, compare, say
+from .training import follow
 
 SEEDS = (0, 1, 2)
 TRAIN, TEST, SHOWN = 2_000, 600, 80     # canvases to train on, to measure accuracy on, and to explain
@@ -35,10 +36,7 @@ def trained(data: Scenes, seed: int, robust: bool) -> Network:
                 strength = min(1.0, (epoch + 1) / (EPOCHS / 2))     # attacks grow over the first half, or nothing is learned
                 x = adversarial(net, x, y, **{**ATTACK, "eps": strength * ATTACK["eps"]}, seed=seed)  # type: ignore[arg-type]
             loss = nn.functional.cross_entropy(net.logits(x), y)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
+            follow(loss, optimizer, schedule)
     return net
 
 

@@ -13,6 +13,7 @@ from ..data import arrays
 from ..network import Network, open
 from ..scores.findings.sink_decorrelation import Sinks, sink_decorrelation, sinks
 from .proof import Comparison, Proof, compare, interval, say
+from .training import follow
 
 SEEDS, DEVELOPMENT = (0, 1, 2), 100
 BEGIN, STOP, TRIGGERS, PLAIN = 0, 1, 2, 16      # tokens: begin, stop, triggers and plain ones
@@ -69,11 +70,7 @@ def trained(seed: int, weight: float, begin: int = 0) -> Network:
         batch = arrays({"input_ids": ids}).rows(slice(None))
         logits, penalty = sink_decorrelation(net, batch, begin=begin)
         loss = task_loss(logits, ids) + weight * penalty
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(net.module.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        follow(loss, optimizer, schedule, 1.0)
     return net
 
 

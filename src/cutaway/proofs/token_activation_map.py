@@ -12,7 +12,8 @@ from ..catalogue import find, proof
 from ..data import Batch
 from ..network import Network, open
 from .digit_scenes import Scenes, scenes, split
-from .proof import Comparison, Proof, compare, say
+from .proof import Comparison, Proof, compare, say_rows
+from .training import follow
 
 SEEDS = (0, 1, 2)
 TRAIN, TEST = 4_000, 200
@@ -92,11 +93,7 @@ def trained(data: Scenes, seed: int) -> Network:
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
         for _ in range(steps):
             chosen = torch.randint(len(ids), (size,), generator=generator)
-            optimizer.zero_grad()
-            loss(module, data.x[chosen], ids[chosen]).backward()
-            nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
+            follow(loss(module, data.x[chosen], ids[chosen]), optimizer, schedule, 1.0)
     return open(module.eval())
 
 
@@ -157,8 +154,7 @@ def maps() -> Proof:
     found = []
     for seed in SEEDS:
         found.append(one(seed))
-        say(f"seed {seed}: " + "; ".join(f"{name} " + ", ".join(f"{way} {value:.3f}" for way, value in row.items())
-                                         for name, row in found[-1].items()))
+        say_rows(seed, found[-1])
     return concluded(found)
 
 

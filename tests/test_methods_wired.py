@@ -155,6 +155,15 @@ def test_any_recipe_takes_another_place(id: str, wiring: Wiring) -> None:
     assert found < 0.9 and found == pytest.approx(learner.history[-1]["fvu"], abs=0.15)
 
 
+@pytest.mark.parametrize("wiring", [Across(), Across(skip=True), Joint()], ids=["across", "skip", "joint"])
+def test_thresholds_begin_where_the_wanted_number_fires_wherever_a_dictionary_lies(wiring: Wiring) -> None:
+    recipe = replace(cw.JumpReLU(512, l0=4.0), wiring=wiring)
+    tokens = rows(recipe, 77, 1024)
+    learner = Learner(recipe, tokens, 10, 64, 0, widths=WIDTHS[type(wiring)])
+    first = learner.dictionary.encode(learner.row.read(learner._scaled(tokens)))
+    assert float(first.l0.float().mean()) == pytest.approx(4.0, rel=0.2)
+
+
 def test_a_crosscoders_choice_weighs_latents_by_what_they_write() -> None:
     d = SharedCode(12, 16, recipe_of("crosscoder", width=16, k=3).sparsify, widths=(8, 4))
     with torch.no_grad():

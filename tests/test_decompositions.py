@@ -15,7 +15,7 @@ from torch.testing import assert_close
 from cutaway import methods
 from cutaway.dictionaries import Dictionary
 from cutaway.dictionaries.bilinear import Bilinear, BilinearAE, density
-from cutaway.dictionaries.classical import ICA, KMeans
+from cutaway.dictionaries.classical import ICA, NMF, KMeans
 from cutaway.dictionaries.codebook import Codebook, CodebookFeatures
 from cutaway.dictionaries.mp_sae import Pursuit, merged
 from cutaway.dictionaries.non_negative import fitted
@@ -160,6 +160,17 @@ def test_every_decomposition_is_a_dictionary(id: str, tmp_path: Path):
     assert_close(made.encode(x[:5]).dense(12), codes.dense(12)[:5], atol=1e-3, rtol=1e-3)
     again = Dictionary.load(made.save(tmp_path / "d.safetensors"))
     assert torch.equal(again(x), made(x)) and again.sparsify == made.sparsify
+
+
+def test_nmf_finds_parts_and_is_no_worse_than_the_mean_on_activations_of_both_signs():
+    parts = number(5, 30).relu() * (number(5, 30, seed=1) > 0)
+    uses = number(800, 5, seed=2).relu() * (number(800, 5, seed=3) > 0)
+    found = NMF(uses @ parts, 5)
+    assert matched(F.normalize(parts, dim=1) @ found.W_dec.T).cosines.mean() > 0.98 and not found.b_dec.any()
+    x = superposed(2, d=24).sample(1500, 1).x       # few of many features at a time, so that a far origin would be ruinous
+    made = NMF(x, 48, k=4)
+    fvu = float((made(x) - x).pow(2).sum() / (x - x.mean(0)).pow(2).sum())
+    assert fvu < 0.75 and (made.encode(x).values >= 0).all()
 
 
 def test_ica_finds_independent_directions_and_k_means_centres():

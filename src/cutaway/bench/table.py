@@ -58,7 +58,9 @@ def markdown(found: Sequence[dict[str, Any]], budget: dict[str, Any]) -> str:
              f"best of {tried} times the method's own, on validation data. Means over seeds, with half of the 95% interval "
              "(Student's t). Worlds: mean cosine of matched latents and features · F1 of firing · FVU. pico: FVU · stability "
              "over seeds. `*`: L0 on test data is more than 5% off, and follows in brackets.",
-             "", "| method | " + " | ".join(heads) + " |", "|---|" + "---|" * len(scenes)]
+             "", "## At a glance", "", "F1 of firing on worlds whose features are known, FVU on pico.", "",
+             *summary(found).splitlines(), "", "## With intervals", "",
+             "| method | " + " | ".join(heads) + " |", "|---|" + "---|" * len(scenes)]
     lines += [f"| {id} | " + " | ".join(_entry(table.get((name, id)), name) for name in scenes) + " |" for id in ids]
     lines += ["", "## Beside the published figures", "",
               f"SynthSAEBench-16k at L0 25, width 4096, {PUBLISHED_SAMPLES:,} samples, five seeds (arXiv 2602.14687). Ours are "
@@ -70,6 +72,35 @@ def markdown(found: Sequence[dict[str, Any]], budget: dict[str, Any]) -> str:
         row = table.get(("synth-small", id), {})
         ours = [_number(row.get(name), flip) for name, flip in (("f1", False), ("cosine", False), ("fvu", True))]
         lines.append(f"| {id} | " + " | ".join(f"{a:.3f} | {b}" for a, b in zip(known, ours, strict=True)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def summary(found: Sequence[dict[str, Any]]) -> str:
+    """The comparison at a glance, methods by their mean F1 over the worlds: F1 of firing on each world, FVU on pico.
+
+    Means over seeds at each scene's first L0; the best of a column is bold, and `*` marks an L0 that is off.
+    """
+    from .scenes import SIZES
+    table = {(row["method"], row["scene"]): row for row in found
+             if row["wanted"] == SIZES[row["scene"]][1][0] and "error" not in row}
+    scenes = [name for name in SIZES if any(scene == name for _, scene in table)]
+    shown = {name: "fvu" if name == "pico" else "f1" for name in scenes}
+
+    def value(id: str, name: str) -> float | None:
+        return table.get((id, name), {}).get(shown[name], {}).get("mean")
+    mean = {id: float(np.mean([value(id, name) or 0.0 for name in scenes if name != "pico"] or [0.0]))
+            for id in {id for id, _ in table}}
+    best = {name: (min if shown[name] == "fvu" else max)(v for id in mean if (v := value(id, name)) is not None)
+            for name in scenes}
+
+    def entry(id: str, name: str) -> str:
+        v = value(id, name)
+        if v is None:
+            return "–"
+        return (f"**{v:.2f}**" if v == best[name] else f"{v:.2f}") + ("*" if _off(table[id, name]) else "")
+    heads = [f"{name}{', FVU' if shown[name] == 'fvu' else ''}" for name in scenes]
+    lines = ["| method | " + " | ".join(heads) + " |", "|---|" + "--:|" * len(scenes)]
+    lines += [f"| {id} | " + " | ".join(entry(id, name) for name in scenes) + " |" for id in sorted(mean, key=lambda i: -mean[i])]
     return "\n".join(lines) + "\n"
 
 
@@ -88,9 +119,12 @@ def _entry(row: dict[str, Any] | None, scene: str) -> str:
     if "error" in row:
         return "cannot be trained on this"
     names = ("fvu", "stability") if scene == "pico" else SHOWN
-    l0 = row["l0"]["mean"]
-    off = abs(l0 / row["wanted"] - 1) > NEAR
-    return " · ".join(_number(row.get(name)) for name in names) + (f" * ({l0:.1f})" if off else "")
+    return " · ".join(_number(row.get(name)) for name in names) + (f" * ({row['l0']['mean']:.1f})" if _off(row) else "")
+
+
+def _off(row: dict[str, Any]) -> bool:
+    """Whether the L0 on test data is not the wanted one."""
+    return abs(row["l0"]["mean"] / row["wanted"] - 1) > NEAR
 
 
 def _number(found: dict[str, float] | None, flip: bool = False) -> str:

@@ -81,7 +81,11 @@ def KMeans(x: Tensor, width: int = 256, seed: int = 0) -> Dictionary:
 
 @method("nmf", family="dictionary", title="Non-negative matrix factorisation", paper="Lee & Seung 1999")
 def NMF(x: Tensor, width: int = 256, k: int | None = None, seed: int = 0, iterations: int = 200) -> Dictionary:
-    """Non-negative sums of non-negative features, above the least value of each dimension.
+    """Non-negative sums of features that are themselves non-negative.
+
+    Activations of both signs are folded about their mean: what lies above it and what lies below it are entries of their own
+    (Kim & Tidor 2003), and a feature is the difference of its two halves. Activations that are never negative, such as those
+    after a ReLU, are taken as they are.
 
     x: [n, d]; width: features; k: how many are used for an activation; left out, as many as fit. seed, iterations: of the
     solver.
@@ -90,12 +94,17 @@ def NMF(x: Tensor, width: int = 256, k: int | None = None, seed: int = 0, iterat
 
     from sklearn.decomposition import NMF as Factors
     from sklearn.exceptions import ConvergenceWarning
-    least = x.float().amin(0)
+    x, d = x.float(), x.shape[1]
+    signed = bool((x < 0).any())
+    center = x.mean(0) if signed else torch.zeros(d)
+    if signed:
+        x = torch.cat([(x - center).relu(), (center - x).relu()], 1)
     fit = Factors(width, init="nndsvda" if width <= min(x.shape) else "random", random_state=seed, max_iter=iterations)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        fit.fit(_numpy((x - least).relu()))
-    return with_rows(torch.from_numpy(fit.components_).float(), NonNegative(k), least)
+        fit.fit(_numpy(x))
+    rows = torch.from_numpy(fit.components_).float()
+    return with_rows(rows[:, :d] - rows[:, d:] if signed else rows, NonNegative(k), center)
 
 
 @method("semi-nmf", family="dictionary", title="Convex and semi-nonnegative matrix factorizations",

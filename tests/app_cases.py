@@ -64,6 +64,7 @@ ADDRESSES = {
     "markup for a dictionary": ("/d/%3Cscript%3Ealert(1)%3C%2Fscript%3E/", 404, "no "),
     "sorting by what is no column": ("/d/blocks.0/?sort=evil", 400, "sorted by"),
     "a kind of feature that is none": ("/d/blocks.0/?status=evil", 400, "a feature is"),
+    "a choice by names that is none": ("/d/blocks.0/?named=evil", 400, "by their names"),
     "a word for a bound": ("/d/blocks.0/?low=abc", 400, "share of tokens"),
     "no number for a bound": ("/d/blocks.0/?low=nan", 400, "share of tokens"),
     "a word for a page": ("/d/blocks.0/?page=x", 400, "whole number"),

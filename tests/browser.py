@@ -83,6 +83,10 @@ class Tab:
     def type(self, text: str) -> None:
         self.do("Input.insertText", text=text)
 
+    def hover(self, x: float, y: float) -> None:
+        """The mouse at a place of the window, in pixels."""
+        self.do("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
     def shape(self, width: int, height: int, theme: str) -> None:
         self.do("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500)
         self.do("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])

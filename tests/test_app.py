@@ -180,6 +180,7 @@ def test_every_answer_carries_the_policy(client: TestClient):
     for page in ("/", "/nowhere", "/assets/app.css", "/api/v1/health"):
         headers = client.get(page).headers
         assert "default-src 'self'" in headers["content-security-policy"] and headers["x-content-type-options"] == "nosniff"
+    assert "hx-request" in client.get("/d/blocks.0/").headers["vary"], "a part of a page is not the page of that address"
     assert client.head("/").status_code == 200
     assert "immutable" in client.get("/assets/app.css").headers["cache-control"]
 
@@ -293,10 +294,12 @@ def test_evaluations_units_and_names_come_from_their_files(run: Path, tmp_path: 
         "dictionary": {"width": WIDTH, "site": "blocks.0"}, "network": "pico", "data": "text", "tokens": 1234,
         "groups": "9 documents", "seeds": [0, 1, 2], "held_out": "nothing was trained on it", "metrics": {}, "lines": [line]}})
     net = cw.open("pico")
-    table = cw.units(net, "heads").score("fisher", source(net).take(500))
+    table = cw.units(net, "heads").score(["activation", "fisher", "magnitude"], source(net).take(500))
     table.save(copy / "heads" / "units.parquet")
     trust = Trust("fisher", "heads", 0.61, 0.42, 0.77, 7, 10, 24, len(table), 0.9, "loss", "text", 4, 1000, "zero", False, 0)
-    save_trusts(copy / "heads" / "trust.json", {"fisher": trust})
+    trusts = {name: replace(trust, score=name, agreement=found, why="" if found == found else "constant") for name, found in
+              (("activation", 0.1), ("fisher", 0.61), ("magnitude", float("nan")))}
+    save_trusts(copy / "heads" / "trust.json", trusts)
     library = Library([copy])
     library.shelves["blocks.0"].store.names.keep(a_name(5, "<i>brackets</i>"))
     app = TestClient(application(library, worker=Closed()), base_url=BASE)
@@ -306,6 +309,8 @@ def test_evaluations_units_and_names_come_from_their_files(run: Path, tmp_path: 
     best = table.top("fisher", 1).frame.iloc[0]
     assert f"{best['site']} · {best['unit']}" in text and "48 heads of pico" in text
     assert "agrees 0.61 [0.42, 0.77]" in text and "24 of 48 heads" in text and "not checked" not in text
+    assert text.index("fisher agrees") < text.index("activation agrees"), "the score that agrees most comes first"
+    assert "closed to None" not in text and "0 rows" not in text
     for address in ("/d/blocks.0/f/5", "/d/blocks.0/?q=brackets", "/d/blocks.0/search?q=brackets", "/"):
         page = Page(app.get(address).text)
         assert "<i>brackets</i>" in page.words and "floor 0.52" in page.words and not page.dangers(), address

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import browser
 import pytest
 from app_cases import a_run
 from starlette.types import ASGIApp, Receive, Scope, Send
+from test_store_names import a_name
 
 import cutaway as cw
 from cutaway.app import Library, application, export
@@ -172,9 +174,74 @@ def test_the_table_the_map_and_the_methods_answer_while_one_types(tab: browser.T
     at_home(tab, address)
 
 
+# Where a feature's point is in the window, by the page's own data.
+POINT = """(() => {
+  const data = JSON.parse(document.querySelector('#points').textContent), at = data.latents.indexOf(%d);
+  const box = document.querySelector('#map').getBoundingClientRect();
+  return [box.x + 24 + data.x[at] / 4095 * (box.width - 48), box.y + box.height - 24 - data.y[at] / 4095 * (box.height - 48)];
+})()"""
+
+
+def test_names_are_found_on_the_map_and_choose_rows_of_the_table(tab: browser.Tab, run: Path, tmp_path: Path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    with cw.FeatureStore(cw.stores(copy)["blocks.0"]) as store:
+        clear, doubtful = (int(i) for i in (-store.counts).argsort()[:2])
+        store.names.keep(a_name(clear, "zebra <b>crossings</b>"))
+        store.names.keep(a_name(doubtful, "stripes", value=0.53))
+        for latent in store.notes.labels():      # that another test gave
+            store.notes.set_label(latent, "")
+    with served(application(Library([copy]))) as address:
+        tab.go(address + "/d/blocks.0/map")
+        x, y = tab.js(POINT % clear)
+        for wiggle in range(100):       # a browser drops what the mouse does before a page's first frame
+            tab.hover(x + wiggle % 2, y)
+            if tab.js("!document.querySelector('#tip').hidden"):
+                break
+            time.sleep(0.05)
+        tab.until(f"document.querySelector('#tip').innerText.startsWith('{clear} zebra <b>crossings</b> 0.81, floor 0.52')")
+        tip = tab.js("(({left, right, top, bottom}) => [left, right, top, bottom])(document.querySelector('#tip')"
+                     ".getBoundingClientRect())")
+        frame = tab.js("(({left, right, top, bottom}) => [left, right, top, bottom])(document.querySelector('.map')"
+                       ".getBoundingClientRect())")
+        assert frame[0] <= tip[0] and tip[1] <= frame[1] and frame[2] <= tip[2] and tip[3] <= frame[3], "the tip is cut off"
+        search = "const find = document.querySelector('#map-find'); find.value = '{}'; find.dispatchEvent(new Event('input'))"
+        tab.js(f"{{ {search.format('CROSSINGS')} }}")
+        assert tab.js("document.querySelector('#chosen').innerText").split() == [
+            str(clear), "zebra", "<b>crossings</b>", "0.81,", "floor", "0.52"]
+        tab.js(f"{{ {search.format('stripes')} }}")
+        assert tab.js("document.querySelector('#chosen').innerText").endswith("doubtful")
+        tab.js(f"{{ {search.format('')} }}")
+        assert not tab.js("document.querySelector('#chosen').innerText")
+        assert "zoom" in tab.js("document.querySelector('#map-said').innerText")
+
+        tab.go(address + "/d/blocks.0/")
+        choose = ("{{ const choice = document.querySelector('#filters [name=named]'); choice.value = '{}'; "
+                  "choice.dispatchEvent(new Event('input', {{bubbles: true}})) }}")
+        rows = "[...document.querySelectorAll('[data-list] tbody tr')].map(row => row.querySelector('a').textContent)"
+        for choice, found in (("clear", [clear]), ("yes", [clear, doubtful])):
+            tab.js(choose.format(choice))
+            tab.until(f"{rows}.length === {len(found)} && location.search.includes('named={choice}')")
+            assert sorted(tab.js(rows)) == sorted(map(str, found))
+        tab.js("[...document.querySelectorAll('[data-list] thead a')].at(-1).click()")
+        tab.until("location.search.includes('sort=above') && location.search.includes('named=yes')")
+        tab.until(f"{rows}.join() === '{clear},{doubtful}'")
+        tab.js("[...document.querySelectorAll('[data-list] thead a')].at(-1).click()")
+        tab.until(f"{rows}.join() === '{doubtful},{clear}'")
+        tab.js("history.back()")
+        tab.until(f"{rows}.join() === '{clear},{doubtful}' && document.readyState === 'complete'")
+        assert tab.js("document.querySelector('#filters [name=named]').value") == "yes", "back leads to a whole page"
+        tab.js("document.querySelector('[data-list] tbody a').click()")
+        tab.until("location.pathname.includes('/f/') && document.readyState === 'complete'")
+        tab.js("history.back()")
+        tab.until(f"{rows}.join() === '{clear},{doubtful}'")
+        assert tab.js("Boolean(document.querySelector('#filters'))")
+        at_home(tab, address)
+
+
 # Contrast of text with what is behind it, by the formula of WCAG 2; colours are read through a canvas.
 CONTRAST = """
-[...document.querySelectorAll('p, dt, dd, td, th, a, h1, h2, h4, label, button, pre, .note')].filter(e =>
+[...document.querySelectorAll('p, dt, dd, td, th, a, h1, h2, h4, label, button, pre, small, code, .note, .scored, .badge')
+  ].filter(e =>
     e.checkVisibility() && e.innerText?.trim() && !e.closest('.hide, .skip') && Number(getComputedStyle(e).opacity) > 0.9
   ).map(e => {
   const pen = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});
@@ -193,13 +260,19 @@ CONTRAST = """
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 400])
-def test_pages_fit_and_can_be_read_in_both_themes(width: int, theme: str, tab: browser.Tab, address: str):
+def test_pages_fit_and_can_be_read_in_both_themes(width: int, theme: str, tab: browser.Tab, address: str, run: Path):
     tab.shape(width, 800, theme)
+    for path in cw.stores(run).values():
+        with cw.FeatureStore(path) as store:
+            for latent in range(0, store.width, 2):
+                text, value = ("stripes " * 9, 0.53) if latent % 4 else ("x" * 150, 0.81)
+                store.names.keep(a_name(latent, text, value=value))
     for page in ("/", "/d/blocks.0/", "/d/blocks.1/f/3", "/d/blocks.0/map", "/d/blocks.0/search?q=self&by=text",
                  "/d/blocks.0/row/1", "/compare", "/evaluations", "/units", "/catalogue"):
         tab.go(address + page)
         assert tab.js("document.documentElement.scrollWidth") <= width, f"{page} is wider than the screen"
         assert tab.js(CONTRAST) == [], page
+        assert "/d/" not in page or tab.js("Boolean(document.querySelector('.scored, #map'))"), f"{page} shows no name"
     at_home(tab, address)
 
 

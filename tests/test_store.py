@@ -303,6 +303,14 @@ def test_frames_of_pandas_and_polars(built: FeatureStore) -> None:
     assert isinstance(built.frame("neighbours", "polars"), polars.DataFrame)
     with pytest.raises(ValueError, match="tables summary"):
         built.frame("nothing")
+    with pytest.raises(ValueError, match="cannot be answered"):
+        built.frame("SELECT nothing FROM summary")
+    for library in ("pandas", "polars"):
+        own = built.frame("SELECT * FROM postings WHERE latent = ? ORDER BY position", library, [3])
+        rows, places = built.postings(3)[1:]
+        assert (own["position"].to_numpy() == rows * built.manifest["row_length"] + places).all() and len(own) == len(rows)
+        assert np.allclose(own["activation"].to_numpy(), built.postings(3).activations)
+    assert len(built.frame("names")) == len(built.names.newest())
     count = built.sql("SELECT count(*) AS n, max(activation) AS top FROM postings WHERE latent = ?", [3])[0]
     assert count["n"] == built.counts[3] and count["top"] == pytest.approx(built.summary(3)["max"], rel=1e-5)
 
@@ -585,7 +593,7 @@ def test_other_bad_input_is_one_sentence(built: FeatureStore, tmp_path: Path) ->
         (lambda: built.by_text(""), ValueError, "give some text"),
         (lambda: built.by_direction(torch.zeros(16)), ValueError, "not all zero"),
         (lambda: built.by_direction(torch.ones(3)), ValueError, "have 16 numbers; found 3"),
-        (lambda: store(a_run(), out=tmp_path, key="blocks.5"), ValueError, "no dictionary 'blocks.5'; it has blocks.0"),
+        (lambda: store(a_run(), out=tmp_path, key="blocks.5"), ValueError, "no dictionary at blocks.5; it has blocks.0"),
         (lambda: store(a_run()), ValueError, "give out=")]:
         with pytest.raises(kind, match=says):
             ask()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from cutaway.cli import main
 from cutaway.dictionaries import Dictionary, Facts
 from cutaway.dictionaries.parts import TopK
 from cutaway.files import write_json
-from cutaway.store import FeatureStore
+from cutaway.store import FeatureStore, profiles
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,40 @@ def test_every_dictionary_of_a_run_gets_a_store(run: Path, capsys: pytest.Captur
     assert "firings of 64 features" in capsys.readouterr().out
     main(["store", str(run), "--verify"])
     assert "2 stores are whole" in capsys.readouterr().out
+
+
+def test_the_profile_is_kept_in_the_store(run: Path, capsys: pytest.CaptureFixture) -> None:
+    main(["evaluate", str(run), "--profile", "--site", "blocks.1", "--tokens", "1k", "--metrics", "reconstruction", "firing"])
+    assert "in its store" in capsys.readouterr().out
+    kept = json.loads((run / "profile.json").read_text())
+    assert list(kept) == ["blocks.1"]
+    with FeatureStore(cw.stores(run)["blocks.1"]) as store, FeatureStore(cw.stores(run)["blocks.0"]) as other:
+        assert store.profile == kept["blocks.1"] and other.profile is None
+        (store.folder / "profile.json").unlink()
+        profiles.take_in(store, run)
+        assert store.profile == kept["blocks.1"]
+        kept["blocks.1"]["dictionary"]["checksum"] = "of another"
+        write_json(run / "profile.json", kept)
+        (store.folder / "profile.json").unlink()
+        profiles.take_in(store, run)
+        assert store.profile is None, "the profile of another dictionary is not taken"
+        (store.folder / "profile.json").write_text("{")
+        with pytest.raises(ValueError, match="holds no profiles"):
+            store.profile  # noqa: B018
+        (store.folder / "profile.json").unlink()
+    main(["evaluate", str(run), "--profile", "--site", "blocks.0", "--tokens", "1k", "--metrics", "firing"])
+    assert set(json.loads((run / "profile.json").read_text())) == {"blocks.0", "blocks.1"}
+
+
+def test_one_of_several_dictionaries_is_asked_for(run: Path) -> None:
+    for words, says in ((["features", str(run)], "blocks.0, blocks.1; choose one with --site"),
+                        (["explain", str(run)], "blocks.0, blocks.1; choose one with --site"),
+                        (["features", str(run), "--site", "blocks.9"], "no dictionary at blocks.9; it has blocks.0, blocks.1"),
+                        (["evaluate", str(run), "--site", "blocks.9"], "no dictionary at blocks.9; it has blocks.0, blocks.1"),
+                        (["evaluate", str(run), "--metrics", "firing"], "give --profile too")):
+        with pytest.raises(SystemExit) as stop:
+            main(words)
+        assert isinstance(stop.value.code, str) and says in stop.value.code and "\n" not in stop.value.code
 
 
 def test_pages_show_real_text(run: Path) -> None:
@@ -96,3 +131,11 @@ def test_bad_input_is_one_sentence(run: Path, tmp_path: Path, capsys: pytest.Cap
     path.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
     assert "tokens.npy has been changed" in refused(capsys, str(run), "--verify")
     path.write_bytes(raw)
+
+
+def test_a_store_made_again_beside_the_first_does_not_stand_in_its_place(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    first = cw.stores(tmp_path / "run")["blocks.0"]
+    main(["rerun", str(first)])
+    assert (first.parent / "blocks.0-again" / "manifest.json").exists()
+    assert cw.stores(tmp_path / "run")["blocks.0"] == first

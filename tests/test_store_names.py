@@ -46,14 +46,18 @@ def test_what_is_kept_comes_back_as_it_was(names: Names) -> None:
     [found] = names.of(3)
     assert Name.from_json(found) == name and found["at"] == "2026-01-02T03:04:05Z" and found["tells"]
     assert names.newest() == names.newest([3, 4]) == {3: {
-        "text": "ends of lines", "by": "rule-induction", "tells": True,
-        "brief": "detection 0.81 [0.76, 0.86], floor 0.52 [0.47, 0.57]"}}
+        "text": "ends of lines", "by": "rule-induction", "at": "2026-01-02T03:04:05Z", "tells": True,
+        "brief": "detection 0.81 [0.76, 0.86], floor 0.52 [0.47, 0.57]",
+        "scorer": "detection", "value": 0.81, "floor": 0.52, "above": 0.81 - 0.52, "clears": True}}
     assert names.newest([4]) == {} and names.of(4) == []
     undefined = Score("fuzzing", why="too few")
     odd = Name(5, "x", "me", (undefined, a_score(0.5, 0.5, float("nan"))), density=float("nan"))
     names.keep(odd)
     assert json.dumps(names.of(5), allow_nan=False) and "not above" in names.newest()[5]["brief"]
+    assert names.newest()[5]["scorer"] == "detection", "the score that is shown is the first that is defined"
     assert str(Name.from_json(names.of(5)[0])) == str(odd)
+    names.keep(Name(6, "y", "me", (a_score(0.53), a_score(0.9, scorer="fuzzing"))))
+    assert names.newest()[6]["tells"] and not names.newest()[6]["clears"], "the score that is shown speaks for itself alone"
 
 
 def test_a_name_without_a_score_cannot_be_kept() -> None:
@@ -84,6 +88,19 @@ def test_a_file_of_the_schema_before_gets_names_at_the_first_write(tmp_path: Pat
     assert names.of(3) == [] and names.newest() == {} and notes.labels() == {3: "mine"}
     names.keep(a_name(3))
     assert notes.labels() == {3: "mine"} and names.newest()[3]["text"] == "ends of lines"
+
+
+def test_names_of_the_schema_before_have_their_scores_before_and_after_the_next_write(tmp_path: Path) -> None:
+    path, name = tmp_path / "notes.sqlite", Name(3, "old", "me", (Score("fuzzing", why="too few"), a_score()))
+    with sqlite3.connect(path) as file:
+        file.executescript(SCHEMAS[0] + SCHEMAS[1] + "PRAGMA user_version = 2;")
+        file.execute("INSERT INTO names (latent, explainer, text, brief, tells, at, facts) "
+                     "VALUES (3, 'me', 'old', ?, 1, '2025', ?)", (name.brief, json.dumps(name.json())))
+    names = Names(Database(path), 64)
+    before = names.newest()
+    assert before[3]["scorer"] == "detection" and before[3]["clears"] and before[3]["value"] == pytest.approx(0.81)
+    names.keep(a_name(4))
+    assert names.newest([3]) == before and names.newest([4])[4]["value"] == 0.81 and names.of(3)[0]["above"] == 0.81 - 0.52
 
 
 def test_what_is_not_finished_is_undone(names: Names) -> None:

@@ -90,7 +90,7 @@ def test_bad_input_is_one_sentence(notes: Notes, tmp_path: Path) -> None:
     newer = Notes(tmp_path / "newer.sqlite", 100)
     with sqlite3.connect(newer.path) as file:
         file.execute("PRAGMA user_version = 99")
-    with pytest.raises(ValueError, match="has schema 99; this version of Cutaway reads up to 2"):
+    with pytest.raises(ValueError, match="has schema 99; this version of Cutaway reads up to 3"):
         newer.set_label(1, "a")
 
 

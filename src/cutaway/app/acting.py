@@ -9,6 +9,7 @@ import torch
 from ..edits import clamp, steer
 from ..network import Network
 from ..store import FeatureStore
+from ..store.search import codes_of
 
 LONGEST = 4000        # characters of a text
 WAYS = ("add", "clamp", "ablate")
@@ -32,11 +33,9 @@ def _read(store: FeatureStore, net: Network, text: str, room: int = 0) -> dict[s
 @torch.no_grad()
 def tried(store: FeatureStore, net: Network, latent: int, text: str, n: int = 3) -> dict[str, Any]:
     """JSON {tokens, activations, features}: a feature at each token of a text, and the strongest features there."""
-    inputs = _read(store, net, text)
-    dictionary = store.dictionary
-    x = net.record(inputs, dictionary.site)[dictionary.site][0].cpu().to(dictionary.W_dec.dtype)
-    keep = dictionary.keeps(x, inputs["input_ids"][0].cpu())
-    values = torch.where(keep, dictionary.encode(x).of(store.known(latent)), 0)
+    _read(store, net, text)
+    _, keep, codes = codes_of(store, net, text)
+    values = torch.where(keep, codes.of(store.known(latent)), 0)
     found = store.through(net, text, n)
     return {"tokens": found["tokens"], "activations": [round(float(v), 6) for v in values], "features": found["features"]}
 

@@ -21,9 +21,10 @@ def compare(first: FeatureStore, second: FeatureStore, seed: int = 0) -> dict[st
     directions reach. pairs: features that are each other's best match, the closest first; lonely: those of the first with the
     farthest best match. Raises ValueError for dictionaries of different widths of the network.
     """
-    if first.dictionary.d != second.dictionary.d:
-        raise ValueError(f"features can be compared in one space only; {first.site} has {first.dictionary.d} dimensions and "
-                         f"{second.site} has {second.dictionary.d}.")
+    sizes = [store.unit_directions.shape[1] for store in (first, second)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(f"features can be compared in one space only; rows at {first.site} have {sizes[0]} dimensions and at "
+                         f"{second.site} {sizes[1]}.")
     random = np.random.default_rng(seed)
     (a, rows), (b, columns) = (_directions(store, random) for store in (first, second))
     there, back = np.empty(len(a)), np.full(len(b), -2.0)
@@ -55,7 +56,7 @@ def _directions(store: FeatureStore, random: np.random.Generator) -> tuple[np.nd
         raise ValueError(f"no feature of {store.folder.name} fires, so there is nothing to compare.")
     if len(chosen) > MOST:
         chosen = np.sort(random.permutation(chosen)[:MOST])
-    return chosen, _unit(store.dictionary.W_dec.detach().float().numpy()[chosen])
+    return chosen, store.unit_directions.numpy()[chosen]
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
@@ -73,5 +74,5 @@ def _pair(first: FeatureStore, second: FeatureStore, one: int, two: int, cosine:
     found = {}
     for side, store, latent in (("first", first, one), ("second", second, two)):
         facts = store.summary(latent)
-        found[side] = {name: facts[name] for name in ("latent", "frequency", "top_token", "label")}
+        found[side] = {name: facts[name] for name in ("latent", "frequency", "top_token", "label", "name")}
     return {**found, "cosine": cosine}

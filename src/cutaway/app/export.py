@@ -50,7 +50,7 @@ def export(folders: Sequence[str | Path] | Library, out: str | Path, features: S
         rows["rows"] = [row for row in rows["rows"] if row["latent"] in chosen[slug]]
         rows |= {"total": len(rows["rows"]), "pages": 1}
         page(f"d/{slug}/features.html", "features.html", rows)
-        page(f"d/{slug}/map.html", "map.html", {"shelf": shelf, "points": shelf.projection})
+        page(f"d/{slug}/map.html", "map.html", {"shelf": shelf, "points": pages.points(shelf)})
         for latent in tqdm(sorted(chosen[slug]), desc=slug, unit="page", leave=False, disable=None if progress else True):
             data = pages.feature(shelf, latent, {}, n=20)
             page(f"d/{slug}/f/{latent}.html", "feature.html", {**data, "open": False})

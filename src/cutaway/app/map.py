@@ -19,12 +19,11 @@ def project(store: FeatureStore) -> dict[str, Any]:
     """JSON {method, explained, latents, x, y, frequency, tokens}: a point for each latent that fires.
 
     x, y: whole numbers 0..4095 over the range of each axis; explained: the share of variance on each axis.
-    frequency: log10 of the share of tokens, in hundredths; tokens: each latent's most frequent token, its spaces visible.
+    frequency: log10 of the share of tokens, in thousandths; tokens: each latent's most frequent token, its spaces visible.
     """
-    rows = store.dictionary.W_dec.detach().float().numpy()
     alive = np.flatnonzero(store.counts > 0)
     chosen = alive if len(alive) else np.arange(store.width)
-    unit = rows[chosen] / np.maximum(np.linalg.norm(rows[chosen], axis=1, keepdims=True), 1e-12)
+    unit = store.unit_directions.numpy()[chosen]
     centred = unit - unit.mean(0)
     values, vectors = np.linalg.eigh(centred.T @ centred)
     axes = vectors[:, ::-1][:, :2]
@@ -36,7 +35,7 @@ def project(store: FeatureStore) -> dict[str, Any]:
         places = np.column_stack([places, np.zeros_like(places)])
     explained = (values[::-1][:2] / max(float(values.sum()), 1e-12)).tolist()
     tops = store.frame("summary")["top_token"].to_numpy()
-    frequency = np.log10(np.maximum(store.frequency[chosen], 1e-12))
+    frequency = 1000 * np.log10(np.maximum(store.frequency[chosen], 1e-12))
     return {"method": METHOD, "explained": [round(float(share), 4) for share in explained], "latents": chosen.tolist(),
-            "x": places[:, 0].tolist(), "y": places[:, 1].tolist(), "frequency": (100 * frequency).round().astype(int).tolist(),
+            "x": places[:, 0].tolist(), "y": places[:, 1].tolist(), "frequency": frequency.round().astype(int).tolist(),
             "tokens": [short(store.token_text(int(tops[i])) or "") if tops[i] == tops[i] else "" for i in chosen]}

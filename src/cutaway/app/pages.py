@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..catalogue import methods, proofs
+from ..report.tokens import printable
 from ..report.values import Histogram, Series
 from ..store.layout import KINDS
 from .compare import compare
+from .sentences import height
 from .shelves import Library, Shelf, Table, read_json
 
 ROWS = 50                     # of the table of features, on a page of it
 SHOWN, MOST = 10, 50          # contexts of a kind at first, and in all
 NEAR = 6                      # related features of a kind
+LATELY = 1000                 # names that were found last, of which the best are shown first
 SORTS = {"latent": "Feature", "top_token": "Most at", "frequency": "Fires at", "documents": "Documents", "max": "Max",
-         "mean": "Mean", "energy": "Energy", "cosine": "Cosine"}
+         "mean": "Mean", "energy": "Energy", "cosine": "Cosine", "above": "Label, or name with its score"}
 STATES = ("", "alive", "dead", "rare", "dense")
+# filter -> what it is called, and the columns that it asks for
+NAMED: dict[str, tuple[str, dict[str, bool]]] = {
+    "": ("all", {}), "yes": ("named", {"named": True}), "clear": ("above their floor", {"clears": True}),
+    "no": ("unnamed", {"named": False})}
 WINDOWS = (10, 20, 40)        # tokens on either side of a peak
 ROLES = {"truth": "Against the truth", "core": "Core", "downstream": "Downstream",
          "diagnostic": "Diagnostics: each may mislead alone, and none is a headline"}
@@ -41,17 +48,18 @@ def _shelf(shelf: Shelf) -> dict[str, Any]:
 
 
 def _to_begin_with(shelf: Shelf, n: int = 6) -> list[dict[str, Any]]:
-    """Features that have a label, then names above their floor, then others that fire neither hardly ever nor nearly always,
-    each with one strong context."""
+    """Features that have a label, then those whose names stand highest above their floor, then others that fire neither hardly
+    ever nor nearly always, each with one strong context."""
     labelled = [latent for latent in shelf.store.notes.labels() if shelf.store.counts[latent]][:n]
-    named = [latent for latent, name in shelf.store.names.newest(most=10 * n).items() if name["tells"]][:n]
+    names = shelf.store.names.newest(most=LATELY)
+    named = sorted((latent for latent, name in names.items() if name["clears"]), key=lambda i: -names[i]["above"])[:n]
     others = [feature.index for feature in shelf.store.interesting(n)]
     return [{"facts": shelf.store.summary(latent), "context": next(iter(shelf.store.contexts(latent, "top", 1, 14, 8)), None)}
             for latent in [*dict.fromkeys([*labelled, *named, *others])][:n]]
 
 
 def features(shelf: Shelf, query: Mapping[str, str], limit: int = ROWS) -> dict[str, Any]:
-    """One page of the table of features. query: sort, down, status, low, high (share of tokens), q, page."""
+    """One page of the table of features. query: sort, down, status, named, low, high (share of tokens), q, page."""
     sort = query.get("sort", "frequency")
     if sort not in SORTS:
         raise ValueError(f"features are sorted by {', '.join(SORTS)}; found {sort[:40]!r}.")
@@ -61,6 +69,10 @@ def features(shelf: Shelf, query: Mapping[str, str], limit: int = ROWS) -> dict[
         if status not in STATES:
             raise ValueError(f"a feature is {', '.join(STATES[1:])}; found {status[:40]!r}.")
         where["status"] = status
+    named = query.get("named", "")
+    if named not in NAMED:
+        raise ValueError(f"features are chosen by their names with {', '.join(filter(None, NAMED))}; found {named[:40]!r}.")
+    where |= NAMED[named][1]
     low, high = (_share(query.get(name, ""), name) for name in ("low", "high"))
     if low is not None or high is not None:
         where["frequency"] = (low, high)
@@ -68,8 +80,8 @@ def features(shelf: Shelf, query: Mapping[str, str], limit: int = ROWS) -> dict[
     found = shelf.store.features(sort, down, where, text, (page - 1) * limit, limit)
     return {"shelf": shelf, "rows": found["rows"], "total": found["total"], "page": page,
             "pages": max(1, math.ceil(found["total"] / limit)), "sort": sort, "down": down, "status": status, "q": text,
-            "low": query.get("low", ""), "high": query.get("high", ""), "sorts": SORTS, "states": STATES,
-            "first": (page - 1) * limit + 1}
+            "low": query.get("low", ""), "high": query.get("high", ""), "sorts": SORTS, "states": STATES, "named": named,
+            "names": {value: said for value, (said, _) in NAMED.items()}, "first": (page - 1) * limit + 1}
 
 
 def feature(shelf: Shelf, latent: int, query: Mapping[str, str], n: int = SHOWN) -> dict[str, Any]:
@@ -79,10 +91,8 @@ def feature(shelf: Shelf, latent: int, query: Mapping[str, str], n: int = SHOWN)
     more = {kind: len(found["contexts"][kind]) > n for kind in KINDS}
     found["contexts"] = {kind: rows[:n] for kind, rows in found["contexts"].items()}
     near = {row["latent"] for kind in ("cosine", "coactive") for row in found["neighbours"][kind][:NEAR]}
-    token = shelf.store.files.table("summary").column("top_token")
-    tops = {other: shelf.store.token_text(int(token[other])) for other in near}
-    return {"shelf": shelf, "latent": latent, "found": found, "more": more, "tops": tops, "near": NEAR, "shown": n,
-            "window": window, "windows": WINDOWS, "maximum": found["feature"]["max"] or 0.0}
+    return {"shelf": shelf, "latent": latent, "found": found, "more": more, "tops": _tops(shelf, near), "near": NEAR,
+            "shown": n, "window": window, "windows": WINDOWS, "maximum": found["feature"]["max"] or 0.0}
 
 
 def contexts(shelf: Shelf, latent: int, query: Mapping[str, str]) -> dict[str, Any]:
@@ -120,17 +130,33 @@ def search(shelf: Shelf, query: Mapping[str, str]) -> dict[str, Any]:
         found = shelf.store.by_text(text[:200], 50)
     elif text.strip():
         found = shelf.store.by_direction(_numbers(text), 50)
-    return {"shelf": shelf, "q": text, "by": by, "found": found}
+    shown = found["features"] if by == "text" and found else found if by == "direction" and found else []
+    return {"shelf": shelf, "q": text, "by": by, "found": found, "tops": _tops(shelf, {row["latent"] for row in shown})}
+
+
+def _tops(shelf: Shelf, latents: Iterable[int]) -> dict[int, str | None]:
+    """The token at which each of some features fires most often."""
+    tokens = shelf.store.files.table("summary").column("top_token")
+    return {latent: shelf.store.token_text(int(tokens[latent])) for latent in latents}
 
 
 def row(shelf: Shelf, number: int) -> dict[str, Any]:
     """A row of the text, each token with its strongest feature."""
     found = shelf.store.row(number)
     latents = [top[0] for top in found["top"] if top]
-    labels = shelf.store.notes.labels(sorted(set(latents)))
+    labels, names = shelf.store.notes.labels(set(latents)), shelf.store.names.newest(set(latents))
     tops = [{**shelf.store.summary(latent), "times": latents.count(latent)}
             for latent in sorted(set(latents), key=lambda i: (-latents.count(i), i))[:30]]
-    return {"shelf": shelf, "row": found, "labels": labels, "tops": tops, "n_rows": shelf.store.manifest["n_rows"]}
+    return {"shelf": shelf, "row": found, "labels": labels, "names": names, "tops": tops,
+            "n_rows": shelf.store.manifest["n_rows"]}
+
+
+def points(shelf: Shelf) -> dict[str, Any]:
+    """The map of features, with what those are called that have a label or a name."""
+    labels, names = shelf.store.notes.labels(), shelf.store.names.newest()
+    called = {latent: (name["text"], height(name)) for latent, name in names.items()} | {
+        latent: (label, "") for latent, label in labels.items()}
+    return {**shelf.projection, "called": {latent: [printable(text), said] for latent, (text, said) in called.items()}}
 
 
 def compared(library: Library, query: Mapping[str, str]) -> dict[str, Any]:
@@ -175,7 +201,13 @@ def _units(table: Table) -> dict[str, Any]:
                         "blocks": [float(v) for v in frame.groupby("block")[name].mean()] if grid is not None else None,
                         "best": [{"site": r["site"], "unit": int(r["unit"]), "value": float(r[name])} for r in best]}
     return {"title": f"{len(frame):,} {table.kind} of {table.network}", "folder": table.path.parent.name, "kind": table.kind,
-            "scores": scores, "checked": bool(table.trust)}
+            "scores": dict(sorted(scores.items(), key=_by_trust)), "checked": bool(table.trust)}
+
+
+def _by_trust(score: tuple[str, dict[str, Any]]) -> float:
+    """Scores that agree most with the exact effect come first, then those that were not checked or have no agreement."""
+    trust = score[1]["trust"]
+    return -trust.agreement if trust and trust.defined else math.inf
 
 
 def catalogue(query: Mapping[str, str], results: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from ..report.svg import label
@@ -96,3 +97,21 @@ def score(found: Mapping[str, Any]) -> str:
         return f"{f['value']:.2f}" + (f" [{f['low']:.2f}, {f['high']:.2f}]" if f.get("low") is not None else "")
     return (f"{found['scorer']} {spread(value)}, floor {spread(floor)} ({value.get('unit') or ''}, "
             f"n = {value['n']:,} {value.get('of', '')})")
+
+
+def when(at: str) -> str:
+    """A moment as the store keeps it (2026-01-02T03:04:05Z), to the minute in UTC."""
+    try:
+        return f"{datetime.fromisoformat(at).astimezone(UTC):%Y-%m-%d, %H:%M} UTC"
+    except ValueError:
+        return at
+
+
+def height(name: Mapping[str, Any]) -> str:
+    """How far a name can be believed, in few words: its score and its floor."""
+    return f"{name['value']:.2f}, floor {name['floor']:.2f}" + ("" if name["clears"] else ", doubtful")
+
+
+def called(label: str | None, name: Mapping[str, Any] | None) -> str:
+    """What a feature is called, where only plain text can stand: its label, or else its name with score and floor."""
+    return label or (f"{name['text']} ({height(name)})" if name else "")

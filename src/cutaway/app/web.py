@@ -45,7 +45,8 @@ def application(library: Library, *, hosts: frozenset[str] = LOOPBACK, token: st
     network, link = worker or Worker(), Served(version())
 
     def page(template: str, data: Mapping[str, Any], status: int = 200) -> HTMLResponse:
-        return HTMLResponse(render(template, library, link, **data), status)
+        # A browser must not take a part that was asked for by a script for the page of the same address.
+        return HTMLResponse(render(template, library, link, **data), status, {"vary": "hx-request"})
 
     def shelf_of(request: Request) -> Shelf:
         slug = request.path_params["slug"]
@@ -89,7 +90,7 @@ def application(library: Library, *, hosts: frozenset[str] = LOOPBACK, token: st
 
     def map_page(request: Request) -> Response:
         shelf = shelf_of(request)
-        return page("map.html", {"shelf": shelf, "points": shelf.projection, "opens": lambda shelf: None})
+        return page("map.html", {"shelf": shelf, "points": pages.points(shelf), "opens": lambda shelf: None})
 
     simple: dict[str, Callable[[Request], Response]] = {
         "/": lambda request: page("overview.html", pages.overview(library)),
@@ -113,7 +114,7 @@ def application(library: Library, *, hosts: frozenset[str] = LOOPBACK, token: st
         "/api/v1/d/{slug}/features": lambda request: JSONResponse(
             _rows(pages.features(shelf_of(request), request.query_params))),
         "/api/v1/d/{slug}/f/{latent:int}": lambda request: JSONResponse(_data(*place(request))),
-        "/api/v1/d/{slug}/map": lambda request: JSONResponse(shelf_of(request).projection),
+        "/api/v1/d/{slug}/map": lambda request: JSONResponse(pages.points(shelf_of(request))),
     }
 
     # --- what is written, and what needs the network ------------------------------------------------------------------

@@ -38,6 +38,9 @@ def intervention(guesses: Sequence[Guess], examples: Examples, feature: Feature,
     net, text = feature.features.net, examples.text
     if net.kind != "causal":
         raise Unmeasurable(f"an intervention is read off next-token probabilities, but {net.name} is of kind {net.kind!r}")
+    dictionary = feature.dictionary
+    if len(dictionary.writes) > 1:
+        raise Unmeasurable(f"it writes at {', '.join(dictionary.writes)}, so it has no one direction that could be added")
     size = len(text.vocabulary)
     sets = [torch.from_numpy(found) for guess in guesses if (found := guess.tokens(text.vocabulary)).any()]
     if not guesses[0].tokens(text.vocabulary).any() or len(sets) < 2:
@@ -45,7 +48,7 @@ def intervention(guesses: Sequence[Guess], examples: Examples, feature: Feature,
     rows = np.unique(text.places[text.window_side == SCORING][:, 0])
     rows = np.sort(np.random.default_rng(seed).permutation(rows)[:n])
     ids = torch.from_numpy(text.ids[rows, :PROMPT].astype(np.int64))
-    site, unit = raw(feature.dictionary.placed(net)), (feature.direction / feature.direction.norm()).detach()
+    site, unit = raw(dictionary.written(net)), (feature.direction / feature.direction.norm()).detach()
 
     def next_token(strength: float) -> Tensor:
         def ref(x: Tensor, at: At) -> Tensor:

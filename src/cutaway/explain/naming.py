@@ -50,15 +50,7 @@ def explain(features: Features | Feature, ids: Sequence[int] | None = None, by: 
     chosen = [features[i] for i in dict.fromkeys(ids)] if ids is not None else features.interesting(12, seed=seed)
     if not chosen:
         raise ValueError(f"no feature fires often enough in {features.n_tokens:,} tokens to be named; watch more text.")
-    explainer, judged_by = _known(by, EXPLAINER), {name: _known(name, SCORER) for name in dict.fromkeys(scorers)}
-    if not judged_by:
-        raise ValueError("a name is never given without a score; give at least one scorer.")
-    if floors < 1:
-        raise ValueError(f"a score needs at least one name of another feature as its floor; found floors={floors}.")
-    if judge not in (RULE, MODEL):
-        raise ValueError(f"names are judged by {RULE!r} or {MODEL!r}; found {judge!r}.")
-    if endpoint is None and (judge == MODEL or "endpoint" in inspect.signature(explainer).parameters):
-        raise ValueError(f"{by if judge == RULE else 'the judge'} needs a language model; give an endpoint.")
+    explainer, judged_by = means(by, scorers, judge, endpoint, floors)
     text = read(features, length, seed)
     tools: dict[str, Any] = {
         "judge": ByModel(endpoint) if judge == MODEL and endpoint else ByRule(text.vocabulary), "seed": seed,
@@ -137,6 +129,21 @@ def _wanted(function: Callable[..., Any], tools: Mapping[str, Any]) -> dict[str,
 
 
 EXPLAINER, SCORER = ("feature", "text"), ("guesses", "examples")   # the arguments that each begins with
+
+
+def means(by: str, scorers: Sequence[str], judge: str, endpoint: Endpoint | None,
+          floors: int) -> tuple[Callable[..., Any], dict[str, Callable[..., Any]]]:
+    """The explainer, and the scorers by name; ValueError, before anything is looked at, for what cannot be done."""
+    explainer, judged_by = _known(by, EXPLAINER), {name: _known(name, SCORER) for name in dict.fromkeys(scorers)}
+    if not judged_by:
+        raise ValueError("a name is never given without a score; give at least one scorer.")
+    if floors < 1:
+        raise ValueError(f"a score needs at least one name of another feature as its floor; found floors={floors}.")
+    if judge not in (RULE, MODEL):
+        raise ValueError(f"names are judged by {RULE!r} or {MODEL!r}; found {judge!r}.")
+    if endpoint is None and (judge == MODEL or "endpoint" in inspect.signature(explainer).parameters):
+        raise ValueError(f"{by if judge == RULE else 'the judge'} needs a language model; give an endpoint.")
+    return explainer, judged_by
 
 
 def _known(id: str, arguments: tuple[str, str]) -> Callable[..., Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,7 @@ class Part:
         if self.kind == "class":
             return self.value
         quoted = f'"{self.value}"'.replace("\n", "⏎").replace("\t", "⇥")
+        quoted = re.sub(" {3,}", lambda run: f"␣×{len(run[0])}", quoted)      # a long gap would read as the end of the name
         words = {"is": "{}", "reads": "{} in any case", "begins": "a token that begins with {}",
                  "ends": "a token that ends with {}"}
         return words[self.kind].format(quoted)

@@ -8,7 +8,8 @@
     print(store[12].name)                   # what `cutaway explain` found, with its scores and their floors
     cw.FeatureStore("runs/learn/store/blocks.2")    # later, without a network
 
-`layout` says what the folder holds.
+A store is of any dictionary whose latents have one activation a token: also of transcoders and crosscoders, and of each layer
+of a cross-layer transcoder. `layout` says what the folder holds.
 """
 
 from .feature_store import FeatureStore

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from ..dictionaries.logits import has_norm
 from ..files import write, write_json
 from . import harvested, tables
 from .coded import Source, source_of
@@ -28,7 +29,7 @@ from .cut import Corpus, corpus
 from .harvested import HarvestedRows
 from .identity import identity
 from .journal import Journal
-from .layout import BINS, SCHEMA, described, read_manifest
+from .layout import BINS, SCHEMA, SHARE, described, read_manifest
 from .record import Runs, record
 from .sort import SHARD, by_position, shard, shards, write_table
 
@@ -78,7 +79,8 @@ def build_from(folder: Path, source: Source, dictionary: Dictionary, net: Networ
         said = _tables(folder, runs, len(ranges), source, dictionary, net)
         clock.lap("tables")
         write_json(folder / "manifest.json", {
-            "format": "cutaway store", "schema": SCHEMA, **source.identity, **said, "n_rows": source.n_rows,
+            "format": "cutaway store", "schema": SCHEMA, **source.identity, "wiring": _wiring(dictionary), **said,
+            "n_rows": source.n_rows,
             "row_length": source.row_length, "n_tokens": shared.n_tokens, "n_entries": runs.n,
             "n_documents": int(runs.documents.max()) + 1 if len(runs.documents) else 0, "has_text": runs.tokens is not None,
             **_files(folder, [journal.steps[f"shard {i}"] for i in range(len(ranges))]),
@@ -147,15 +149,24 @@ def _shard(folder: Path, number: int, low: int, high: int, shared: Corpus) -> di
     return {**made, **described(folder, [folder / made["file"]])[made["file"]]}
 
 
+def _wiring(dictionary: Dictionary) -> dict[str, Any]:
+    """Where the dictionary lies, for readers without its weights."""
+    return {"kind": dictionary.kind, "reads": list(dictionary.reads), "writes": list(dictionary.writes)}
+
+
 def _of_weights(dictionary: Dictionary) -> dict[str, np.ndarray]:
-    """What the summary says of each latent's weights."""
+    """What the summary says of each latent's weights: of several sites that are written, also each one's share of its row."""
     import torch
-    encoder, decoder = dictionary.W_enc.detach().float().cpu(), dictionary.W_dec.detach().float().cpu()
+    encoder, decoder, units = (x.detach().float().cpu() for x in (dictionary.W_enc, dictionary.W_dec, dictionary.units()))
     # What reads one tensor and writes another has no angle between the two.
-    same = encoder.shape == decoder.shape
-    cosine = torch.nn.functional.cosine_similarity(encoder, decoder, dim=1) if same else torch.full((len(decoder),), torch.nan)
-    return {"decoder_norm": decoder.norm(dim=1).numpy(), "encoder_bias": dictionary.b_enc.detach().float().cpu().numpy(),
-            "cosine": cosine.numpy()}
+    cosine = torch.nn.functional.cosine_similarity(encoder * units, decoder / units, dim=1) if (
+        dictionary.reads == dictionary.writes) else torch.full((len(decoder),), torch.nan)
+    found = {"decoder_norm": decoder.norm(dim=1).numpy(), "encoder_bias": dictionary.b_enc.detach().float().cpu().numpy(),
+             "cosine": cosine.numpy()}
+    if len(dictionary.writes) > 1:
+        shares = tables.shares(dictionary)
+        found |= {f"{SHARE}{site}": shares[:, j] for j, site in enumerate(dictionary.writes)}
+    return found
 
 
 def _merge(folder: Path, table: str, n: int, more: dict[str, np.ndarray] | None = None) -> Any:
@@ -181,20 +192,22 @@ def _tables(folder: Path, runs: Runs, n_shards: int, source: Source, dictionary:
         if array is not None:
             write(folder / f"{name}.npy", partial(_save, array))
     starts, latents = (np.load(folder / f"token_{name}.npy", mmap_mode="r") for name in ("starts", "latents"))
-    near = tables.nearest(dictionary.W_dec.detach().cpu())
+    near = tables.nearest((dictionary.W_dec / dictionary.units()).detach().cpu())
     together, sampled = tables.together(starts, latents, runs.keep, runs.width, source.row_length)
     neighbours = {name: np.concatenate([near[name], together[name]]) for name in near}
     order = np.lexsort((neighbours["rank"], neighbours["kind"], neighbours["latent"]))
     _write(folder, "neighbours", {name: column[order] for name, column in neighbours.items()})
-    said: dict[str, Any] = {"coactivation_tokens": sampled, "effects": None}
+    said: dict[str, Any] = {"coactivation_tokens": sampled, "effects": None, "no_effects": "the data has no text"}
     if net is not None and runs.tokens is not None:
-        words = tables.vocabulary(net.tokenizer, source.n_vocabulary)
+        words, known = tables.vocabulary(net.tokenizer, source.n_vocabulary), min(len(net.tokenizer), source.n_vocabulary)
         _write(folder, "vocabulary", words)
-        effects = tables.logits(net, dictionary, min(len(net.tokenizer), source.n_vocabulary), BINS)
-        if effects is not None:
-            _write(folder, "logits", effects[0])
-            _write(folder, "logit_histograms", effects[1])
-            said["effects"] = {"vocabulary": min(len(net.tokenizer), source.n_vocabulary), "final_norm": "norm" in net.named}
+        try:
+            effects, shapes, site = tables.logits(net, dictionary, known, BINS)
+            _write(folder, "logits", effects)
+            _write(folder, "logit_histograms", shapes)
+            said |= {"effects": {"vocabulary": known, "final_norm": has_norm(net, site), "site": site}, "no_effects": ""}
+        except ValueError as error:
+            said["no_effects"] = str(error)
     dictionary.save(folder / "dictionary.safetensors")
     return said
 

@@ -50,18 +50,19 @@ class Source:
 
 def source_of(net: Network, dictionary: Dictionary, data: Any, identity: dict[str, Any], n_vocabulary: int) -> Source:
     """The codes of a dictionary on all of some data."""
-    site = dictionary.placed(net)
-    shape = net.record(data.rows([0]), site)[site.name].shape
-    if len(shape) not in (2, 3):
-        raise ValueError(f"a store is made from activations [rows, positions, d] or [rows, d]; {site} has {list(shape)}.")
-    length = shape[1] if len(shape) == 3 else 1
+    sites = looked_at(net, dictionary)
+    for name, x in net.record(data.rows([0]), sites).items():
+        shape = x.shape
+        if len(shape) not in (2, 3):
+            raise ValueError(f"a store is made from activations [rows, positions, d] or [rows, d]; {name} has {list(shape)}.")
+    length = shape[:-1].numel()
     batch = max(1, min(BATCH, CHUNK // length))
     rows = max(batch, CHUNK // length // batch * batch)
 
     def chunks(start: int) -> Iterator[Coded]:
         parts: list[Coded] = []
-        for seen in activations(net, data, [site], batch, start=start):
-            parts.append(_coded(dictionary, seen.tensors[site.name], seen.batch, length, data))
+        for seen in activations(net, data, sites, batch, start=start):
+            parts.append(_coded(dictionary, [seen.tensors[name] for name in sites], seen.batch, length, data))
             if sum(len(part.keep) for part in parts) >= rows or seen.next_row == data.n_rows:
                 yield _joined(parts, length)
                 parts = []
@@ -69,30 +70,47 @@ def source_of(net: Network, dictionary: Dictionary, data: Any, identity: dict[st
     return Source(identity, data.n_rows, length, rows, n_vocabulary, chunks)
 
 
+def looked_at(net: Network, dictionary: Dictionary) -> list[str]:
+    """The sites that say what fires where: those that are read, and those written whose attention sinks do not count."""
+    if len(dictionary.reads) == 1:
+        dictionary.placed(net)     # with words for a width or a name that does not fit
+    return [net.site(name).name for name in (*dictionary.reads, *(dictionary.writes[j] for j in dictionary.guards))]
+
+
 @torch.no_grad()
-def _coded(dictionary: Dictionary, x: torch.Tensor, batch: Batch, length: int, data: Any) -> Coded:
-    """One batch: x is [b, t, d] or [b, d]."""
-    x = x.reshape(len(x), -1, x.shape[-1])
-    if x.shape[1] != length:
-        raise ValueError(f"all rows must be as long as the first, {length} positions; found {x.shape[1]}.")
-    ids = batch.inputs.get("input_ids") if isinstance(batch.inputs, dict) else None
-    ids = ids if ids is not None and ids.shape == x.shape[:2] else None
-    keep = dictionary.keeps(x, ids)
+def _coded(dictionary: Dictionary, tensors: list[torch.Tensor], batch: Batch, length: int, data: Any) -> Coded:
+    """One batch: tensors [b, t, d] or [b, d] of the sites of `looked_at`."""
+    tensors = [x.reshape(len(batch.rows), -1, x.shape[-1]) for x in tensors]
+    for tensor in tensors:
+        if tensor.shape[1] != length:
+            raise ValueError(f"all rows must be as long as the first, {length} positions; found {tensor.shape[1]}.")
+    # Networks side by side are given the ids of text alone.
+    ids = batch.inputs.get("input_ids") if isinstance(batch.inputs, dict) else batch.inputs if hasattr(data, "stream") else None
+    ids = ids if ids is not None and ids.shape == tensors[0].shape[:2] else None
+    x, keep = counted(dictionary, tensors, ids)
     if batch.keep is not None and batch.keep.numel() == keep.numel():
         keep = keep & batch.keep.reshape(keep.shape)
-    token, latents, values = fires(dictionary, x[keep])
+    token, latents, values = fires(dictionary, [part[keep] for part in x])
     mask = keep.cpu().numpy()
     tokens = None if ids is None else ids.cpu().numpy()
     rows = batch.rows.cpu().numpy()
     return Coded(mask, np.flatnonzero(mask)[token], latents, values, documents_of(data, rows, length), tokens)
 
 
-def fires(dictionary: Dictionary, x: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Every firing on activations x [n, d], in their order: which of them [m], the latent [m] and its activation [m]."""
-    codes = dictionary.encode(x.to(dictionary.W_dec))
+def counted(dictionary: Dictionary, tensors: list[torch.Tensor], ids: torch.Tensor | None) -> tuple[list[torch.Tensor],
+                                                                                                    torch.Tensor]:
+    """What is read at each site, of tensors at the sites of `looked_at`, and which tokens the dictionary speaks for."""
+    n = len(dictionary.reads)
+    return tensors[:n], dictionary.speaks_for(tensors[:n], dict(zip(dictionary.guards, tensors[n:], strict=True)), ids)
+
+
+def fires(dictionary: Dictionary, x: list[torch.Tensor]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every firing on activations [n, d] at each site that is read, in their order: which of them [m], the latent [m] and its
+    activation [m]."""
+    codes = dictionary.encoded([part.to(dictionary.W_dec) for part in x])
     values, indices = codes.values.float().cpu().numpy(), codes.indices.cpu().numpy()
     if not np.isfinite(values).all():
-        raise ValueError(f"the activations at {dictionary.site} or the dictionary's codes hold NaN or infinity.")
+        raise ValueError(f"the activations at {', '.join(dictionary.reads)} or the dictionary's codes hold NaN or infinity.")
     token, place = values.nonzero()
     return token, indices[token, place], values[token, place]
 

@@ -9,6 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+# Of a name's facts, the first score that is defined, in few figures: what the name may not be shown without.
+HEIGHT = """(
+    SELECT json_object('scorer', json_extract(value, '$.scorer'), 'value', json_extract(value, '$.value.value'),
+                       'floor', json_extract(value, '$.floor.value'), 'above', json_extract(value, '$.above.value'),
+                       'clears', json_extract(value, '$.tells'))
+    FROM json_each(facts, '$.scores') WHERE json_extract(value, '$.value') IS NOT NULL LIMIT 1)"""
+
 # What each schema adds to the one before; a file is brought up to date at its first write.
 SCHEMAS = ("""
 CREATE TABLE labels (id INTEGER PRIMARY KEY, latent INTEGER NOT NULL, text TEXT NOT NULL, author TEXT NOT NULL,
@@ -24,6 +31,10 @@ CREATE VIRTUAL TABLE words USING fts5 (text, latent UNINDEXED, kind UNINDEXED, o
 CREATE TABLE names (id INTEGER PRIMARY KEY, latent INTEGER NOT NULL, explainer TEXT NOT NULL, text TEXT NOT NULL,
                     brief TEXT NOT NULL, tells INTEGER NOT NULL, at TEXT NOT NULL, facts TEXT NOT NULL,
                     UNIQUE (latent, explainer));
+""", f"""
+ALTER TABLE names ADD COLUMN height TEXT;
+UPDATE names SET height = {HEIGHT};
+CREATE INDEX named ON names (latent, id, text, explainer, brief, tells, at, height) WHERE text != '';
 """)
 SCHEMA = len(SCHEMAS)
 

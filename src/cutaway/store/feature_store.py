@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import listing, pages, search, windows
+from . import frames, listing, pages, profiles, search, windows
 from .features import Passage, Postings, StoredFeature
 from .layout import KINDS, damage
 from .names import Names
@@ -58,8 +58,16 @@ class FeatureStore:
         return self.manifest["dictionary"]["width"]
 
     @property
+    def wiring(self) -> dict[str, Any]:
+        """JSON {kind, reads, writes}: the sites whose activations the dictionary reads, and those that it writes."""
+        site = self.manifest["dictionary"]["site"]
+        return self.manifest.get("wiring") or {"kind": "", "reads": [site], "writes": [site]}
+
+    @property
     def site(self) -> str:
-        return self.manifest["dictionary"]["site"]
+        """Where the dictionary lies, in words: its site, or what it reads -> what it writes."""
+        reads, writes = (", ".join(self.wiring[name]) for name in ("reads", "writes"))
+        return reads if reads == writes else f"{reads} -> {writes}"
 
     @property
     def n_tokens(self) -> int:
@@ -82,9 +90,9 @@ class FeatureStore:
 
     @cached_property
     def unit_directions(self) -> Tensor:
-        """The decoder rows at length 1: [width, d]."""
+        """The decoder rows at length 1: [width, d]; over all sites that are written, side by side and each in its own units."""
         import torch
-        return torch.nn.functional.normalize(self.dictionary.W_dec.detach().float(), dim=1)
+        return torch.nn.functional.normalize((self.dictionary.W_dec / self.dictionary.units()).detach().float(), dim=1)
 
     @property
     def net(self) -> Network:
@@ -116,6 +124,11 @@ class FeatureStore:
         """A sentence for every damaged file, after reading all of them; none when the store is whole."""
         return damage(self.folder, self.manifest)
 
+    @property
+    def profile(self) -> dict[str, Any] | None:
+        """JSON: the figures that `cutaway evaluate --profile` measured, each with its floor and ceiling; or None."""
+        return profiles.read(self)
+
     def overview(self) -> dict[str, Any]:
         """JSON: what the store was made from, its size, and how its latents fire."""
         return pages.overview(self)
@@ -137,8 +150,9 @@ class FeatureStore:
         """JSON {total, rows}: summaries of features, sorted by a column, some of them.
 
         where: columns with the value that they must have, or with the bounds (low, high) between which they must lie, None
-        for no bound. search: a feature's number, words in its label, name, notes or tags, or part of one of its five top
-        tokens.
+        for no bound. Besides those of the summary there are `named` (by a person or an explainer), `clears` (its newest name
+        has a score above floor and chance) and `above` (by how much it is above the floor). search: a feature's number, words
+        in its label, name, notes or tags, or part of one of its five top tokens.
         """
         return listing.features(self, sort, descending, where or {}, search, offset, limit)
 
@@ -146,23 +160,13 @@ class FeatureStore:
         """What a token is called; None where there is none."""
         return self.files.vocabulary.name(token) if self.has_text and token >= 0 else None
 
-    def frame(self, table: str = "summary", library: str = "pandas") -> Any:
-        """A table as a data frame: summary, contexts, peaks, neighbours, logits, logit_histograms or vocabulary.
+    def frame(self, table: str = "summary", library: str = "pandas", parameters: Any = ()) -> Any:
+        """A table as a data frame: summary, contexts, peaks, neighbours, logits, logit_histograms, vocabulary, or names (the
+        newest of each feature with its score and floor); or the answer to a query, as for `sql`.
 
         library: `pandas` or `polars`, which must then be installed.
         """
-        if table not in self.files.tables:
-            raise ValueError(f"this store has the tables {', '.join(self.files.tables)}; found {table!r}.")
-        if library not in ("pandas", "polars"):
-            raise ValueError(f"frames are of pandas or polars; found {library!r}.")
-        if library == "polars":
-            try:
-                import polars
-            except ImportError:
-                raise ImportError("polars is not installed; `pip install polars`, or ask for pandas.") from None
-            return polars.read_parquet(self.folder / f"{table}.parquet")
-        import pandas
-        return pandas.read_parquet(self.folder / f"{table}.parquet")
+        return frames.frame(self, table, library, parameters)
 
     def sql(self, query: str, parameters: Any = ()) -> list[dict[str, Any]]:
         """A query in DuckDB's SQL over the tables and over `postings` (latent, position, activation), as JSON.
@@ -200,10 +204,10 @@ class FeatureStore:
     def summary(self, latent: int) -> dict[str, Any]:
         """JSON: count, frequency with its n, documents, mean, std, least, max, scale and offset of the stored levels,
         decoder_norm, encoder_bias, cosine of encoder with decoder, energy (its share of all decoded squared lengths),
-        status (`alive`, `dead`, `rare`, `dense`), top_token, label, and name: {text, by, brief, tells} or None, of which
-        `brief` has the score and its floor."""
+        status (`alive`, `dead`, `rare`, `dense`), top_token, label, and name, as `Names.newest` gives it, or None. Where
+        several sites are written also `share at SITE`: that site's part of the decoder's norms, each in its own units."""
         found = self.row_of(latent)
-        return listing.named(self, [{name: found[name] for name in listing.PLAIN}])[0]
+        return listing.named(self, [{name: found[name] for name in listing.plain_columns(self)}])[0]
 
     def row_of(self, latent: int) -> dict[str, Any]:
         """JSON: the whole row of a feature in the summary, histograms with it."""
@@ -260,8 +264,9 @@ class FeatureStore:
         return self.postings(latent)
 
     def logits(self, latent: int) -> dict[str, Any] | None:
-        """JSON: the tokens whose logits it raises and lowers most, and a histogram over n tokens; None where the network
-        has no unembedding. final_norm: whether the final norm's weights were applied."""
+        """JSON: the tokens whose logits it raises and lowers most, and a histogram over n tokens; None where nothing can be
+        said, and the manifest's `no_effects` says why. final_norm: whether the final norm's weights were applied; site: the
+        one that is written, the last of several."""
         return pages.logits(self, latent)
 
     def neighbours(self, latent: int) -> dict[str, Any]:
@@ -346,9 +351,12 @@ class FeatureStore:
         at its first 2,000 places."""
         return search.by_text(self, text, n)
 
-    def by_direction(self, vector: Any, n: int = 20) -> list[dict[str, Any]]:
-        """JSON: the features whose decoder rows have the greatest cosine with a direction [d]."""
-        return search.by_direction(self, vector, n)
+    def by_direction(self, vector: Any, n: int = 20, at: str = "") -> list[dict[str, Any]]:
+        """JSON: the features whose decoder rows have the greatest cosine with a direction [d].
+
+        at: which site the direction is at, of a dictionary that writes several; left out, it is of all of them side by side.
+        """
+        return search.by_direction(self, vector, n, at)
 
     def through(self, net: Network, text: str, n: int = 5) -> dict[str, Any]:
         """JSON {tokens, features}: the strongest features at each token of any text, by the store's own network."""

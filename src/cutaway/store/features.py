@@ -89,12 +89,12 @@ class StoredFeature(Feature):
         """The tokens whose logits its direction raises most, and those it lowers most; at most 15 of each."""
         found = self.features.logits(self.index)
         if found is None:
-            raise ValueError(f"the network of this store has no unembedding that a direction at {self.dictionary.site} can be "
-                             "read by.")
+            why = self.features.manifest.get("no_effects") or "the network has no unembedding to read a direction by."
+            raise ValueError(f"this store knows no effects on logits: {why}")
         raised, lowered = ([(row["text"], row["value"]) for row in found[side][:n]] for side in ("raised", "lowered"))
         return raised, lowered
 
     def __repr__(self) -> str:
         called = f"; named {name.text!r}, {name.brief}" if (name := self.name) else ""
-        return (f"Feature({self.index} at {self.dictionary.site}: fires for {self.frequency:.3%} of "
+        return (f"Feature({self.index} at {self.features.site}: fires for {self.frequency:.3%} of "
                 f"{self.features.n_tokens:,} tokens, max {self.max:.3g}{called})")

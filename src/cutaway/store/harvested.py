@@ -11,7 +11,7 @@ import torch
 
 from ..dictionaries import Dictionary
 from ..harvest import Harvest
-from .coded import CHUNK, Coded, Source, fires
+from .coded import CHUNK, Coded, Source, counted, fires
 
 READ = 1 << 20     # tokens whose rows are looked at at a time
 PART = 4096        # activations that are encoded at a time
@@ -66,9 +66,11 @@ def rows_of(harvest: Harvest) -> HarvestedRows:
 
 def source_of(dictionary: Dictionary, data: HarvestedRows, identity: dict[str, Any], n_vocabulary: int) -> Source:
     """The codes of a dictionary on all of a harvest. A row is its own document, for a harvest does not say which it is of."""
-    if (d := data.harvest.d(dictionary.site)) != dictionary.d:
-        raise ValueError(f"{data.name} holds activations of width {d} at {dictionary.site}, and the dictionary reads "
-                         f"{dictionary.d}.")
+    for name in harvested_sites(dictionary):
+        data.harvest.d(name)       # with words for a site that was not harvested
+    if (d := sum(data.harvest.d(name) for name in dictionary.reads)) != dictionary.d:
+        raise ValueError(f"{data.name} holds activations of width {d} at {', '.join(dictionary.reads)}, and the dictionary "
+                         f"reads {dictionary.d}.")
     rows = max(1, CHUNK // data.length)
 
     def chunks(start: int) -> Iterator[Coded]:
@@ -76,6 +78,11 @@ def source_of(dictionary: Dictionary, data: HarvestedRows, identity: dict[str, A
             yield _coded(dictionary, data, first, min(first + rows, len(data.rows)))
 
     return Source(identity, len(data.rows), data.length, rows, n_vocabulary, chunks)
+
+
+def harvested_sites(dictionary: Dictionary) -> list[str]:
+    """The sites that a harvest must hold; see `coded.looked_at`."""
+    return [*dictionary.reads, *(dictionary.writes[j] for j in dictionary.guards)]
 
 
 @torch.no_grad()
@@ -88,12 +95,14 @@ def _coded(dictionary: Dictionary, data: HarvestedRows, first: int, last: int) -
     keep, found = np.zeros(shape, bool), []
     for start in range(low, high, PART):
         own = slice(start - low, min(start + PART, high) - low)
-        x = harvest.read(dictionary.site, slice(start, start + PART if start + PART < high else high))
-        counts = dictionary.keeps(x, torch.from_numpy(known["id"][own].astype(np.int64)).to(x.device))
-        token, latents, values = fires(dictionary, x[counts])
-        counted = place[own][counts.cpu().numpy()]
-        keep.flat[counted] = True
-        found.append((counted[token], latents, values))
+        tokens_here = slice(start, start + PART if start + PART < high else high)
+        tensors = [harvest.read(name, tokens_here) for name in harvested_sites(dictionary)]
+        ids = torch.from_numpy(known["id"][own].astype(np.int64)).to(tensors[0].device)
+        x, counts = counted(dictionary, tensors, ids)
+        token, latents, values = fires(dictionary, [part[counts] for part in x])
+        here = place[own][counts.cpu().numpy()]
+        keep.flat[here] = True
+        found.append((here[token], latents, values))
     tokens = None
     if known["id"][0] >= 0:
         tokens = np.full(shape, harvest.special_ids[0] if harvest.special_ids else 0, np.int64)

@@ -8,7 +8,8 @@
     tokens.npy                 uint16 or uint32 [positions]: token ids
     kept.npy                   bool [positions]: which positions count (no special tokens, no attention sinks)
     documents.npy              uint32 [positions]: the number of the document
-    summary.parquet            a row for each latent: statistics, scale and offset, histograms
+    summary.parquet            a row for each latent: statistics, scale and offset, histograms; where several sites are written,
+                               the share of its decoder at each
     contexts.parquet           latent, kind, rank, position, activation, quantile: chosen in advance
     peaks.parquet              latent, rank, token, count, total, share: the tokens at which it fires
     neighbours.parquet         latent, kind, rank, other, value, count, lift
@@ -16,7 +17,10 @@
     logit_histograms.parquet   latent, low, high, counts
     vocabulary.parquet         token, bytes, special
     dictionary.safetensors     the dictionary itself
-    notes.sqlite               labels, notes, tags and names; the only file that is ever written again
+    notes.sqlite               labels, notes, tags and names
+    profile.json               figures of the dictionary with their floors and ceilings, where they were measured
+
+Only the last two are ever written again.
 
 A position counts all places of all rows: position = row * row_length + place in the row.
 """
@@ -34,6 +38,7 @@ SCHEMA = 1
 KINDS = ("top", "quantiles", "random", "near-miss")
 BINS, PLACES, LEVELS = 50, 16, 255    # bins of activations, bins of places in a row, levels of a quantised activation
 DENSE, RARE = 0.1, 1e-6               # latents that fire for a greater share of tokens, or for a smaller one
+SHARE = "share at "                   # before a site, of columns of the summary: that site's share of a latent's decoder norms
 REMEDY = "build it again with `cutaway store`"
 
 

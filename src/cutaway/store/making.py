@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..dictionaries.apart import apart, chosen
 from ..harvest import Harvest
 from .build import build
 from .feature_store import FeatureStore
@@ -12,6 +15,7 @@ from .harvested import rows_of
 from .layout import read_manifest
 
 if TYPE_CHECKING:
+    from ..dictionaries import Dictionary
     from ..train import Run
 
 
@@ -20,17 +24,16 @@ def store(run: Run, data: Any = None, *, tokens: int | str | None = "2M", key: s
     """The store of one dictionary of a run: built, built further after an interruption, or opened if it is there.
 
     data: left out, the data that the run learned from; with a harvest of the dictionary's site the network is not run.
-    tokens: of the data, from its start; None for all. key: which dictionary, where the run has several. out: left out,
+    tokens: of the data, from its start; None for all. key: which dictionary, where the run has several; a
+    cross-layer transcoder has one for each of its layers, by KEY/TARGET. out: left out,
     `store/KEY` in the run's folder. seed: of the contexts that are drawn at random. Raises ValueError where the folder holds
     the store of something else, and where the disk has too little room.
     """
     from ..counts import count_of
-    if key is not None and key not in run.dictionaries:
-        raise ValueError(f"this run has no dictionary {key!r}; it has {', '.join(run.dictionaries)}.")
-    dictionary = run.dictionary if key is None else run.dictionaries[key]
-    key = key or next(iter(run.dictionaries))
-    if len(dictionary.reads) > 1:
-        raise ValueError(f"a store is of a dictionary that reads one site; {key} reads {', '.join(dictionary.reads)}.")
+    found = apart(run.dictionaries) if key is None else chosen(run.dictionaries, key)
+    if len(found) > 1:
+        raise ValueError(f"a store is of one dictionary; give key= as one of {', '.join(found)}.")
+    (key, dictionary), = found.items()
     data = data if data is not None else run.data
     if data is None:
         raise ValueError("this run was loaded without data; give data= to say where its features are looked for.")
@@ -56,18 +59,20 @@ def opened(run: Run) -> FeatureStore | None:
 
     Raises ValueError where it was made from another network or dictionary, such as one that was learned there before.
     """
-    if run.folder is None or len(run.dictionaries) != 1:
+    found = apart(run.dictionaries)
+    if run.folder is None or len(found) != 1:
         return None
-    folder = place(run.folder, next(iter(run.dictionaries)))
+    (key, dictionary), = found.items()
+    folder = place(run.folder, key)
     if not (folder / "manifest.json").exists():
         return None
     manifest, data = read_manifest(folder), None
     if hasattr(run.data, "row_tokens"):
         read = run.data.take(manifest["n_rows"] * run.data.row_tokens)
         data = read if read.fingerprint == manifest["data"]["fingerprint"] else None
-    found = FeatureStore(folder, run.net, data)
-    found.check(dictionary=run.dictionary)
-    return found
+    store = FeatureStore(folder, run.net, data)
+    store.check(dictionary=dictionary)
+    return store
 
 
 def place(run: Path, key: str) -> Path:
@@ -76,8 +81,22 @@ def place(run: Path, key: str) -> Path:
 
 
 def stores(run: str | Path) -> dict[str, Path]:
-    """The finished stores in the folder of a run, by the dictionary's key."""
-    found = {}
+    """The finished stores in the folder of a run, by the dictionary's key; of two of one dictionary that in its own place."""
+    found: dict[str, Path] = {}
     for path in sorted((Path(run) / "store").glob("*/manifest.json")):
-        found[read_manifest(path.parent)["dictionary"]["key"]] = path.parent
+        key = read_manifest(path.parent)["dictionary"]["key"]
+        if key not in found or path.parent == place(Path(run), key):
+            found[key] = path.parent
     return found
+
+
+@contextmanager
+def store_of(run: Path, key: str, dictionary: Dictionary) -> Iterator[FeatureStore | None]:
+    """The finished store of a dictionary of a run, if there is one; that of another dictionary is refused."""
+    folder = stores(run).get(key)
+    if folder is None:
+        yield None
+        return
+    with FeatureStore(folder) as found:
+        found.check(dictionary=dictionary)
+        yield found

@@ -7,15 +7,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .database import Database, now, whole
+from .database import HEIGHT, Database, now, whole
 
 if TYPE_CHECKING:
     from ..explain import Name
     from .feature_store import FeatureStore
 
-SINCE = 2     # the schema of the file that has names
-NEWEST = ("SELECT latent, text, explainer, brief, tells FROM names WHERE id IN (SELECT max(id) FROM names "
-          "WHERE text != ''{} GROUP BY latent) ORDER BY id DESC LIMIT ?")
+SINCE, HEIGHTS = 2, 3     # the schemas of the file since which it has names, and what each comes to on its own
+# With max(), SQLite gives the other columns of the row that has it. All of them are in an index of the newest schema, since
+# the facts make rows so long that reading them takes many times as long.
+NEWEST = ("SELECT latent, max(id), text, explainer, brief, tells, at, {} AS height FROM names WHERE text != ''{} "
+          "GROUP BY latent ORDER BY max(id) DESC LIMIT ?")
 
 
 class Names:
@@ -32,29 +34,57 @@ class Names:
         """Keep a name in the place of the one that the same explainer found before. at: when; now, when left out."""
         if not 0 <= name.feature < self.width:
             raise IndexError(f"this dictionary has the features 0 to {self.width - 1}; found {name.feature}.")
-        facts = json.dumps({**name.json(), "model": model}, ensure_ascii=False)
+        found = name.json()
+        facts, height = json.dumps({**found, "model": model}, ensure_ascii=False), json.dumps(_height(found))
         with self.file.write() as file:
             file.execute("DELETE FROM names WHERE latent = ? AND explainer = ?", (name.feature, name.by))
-            file.execute("INSERT INTO names (latent, explainer, text, brief, tells, at, facts) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                         (name.feature, name.by, whole(name.text), whole(name.brief), name.tells, at or now(), whole(facts)))
+            file.execute("INSERT INTO names (latent, explainer, text, brief, tells, at, facts, height) "
+                         "VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (name.feature, name.by, whole(name.text), whole(name.brief),
+                                                             name.tells, at or now(), whole(facts), height))
             file.execute("DELETE FROM words WHERE kind = 'name' AND latent = ?", (name.feature,))
             file.execute("INSERT INTO words SELECT text, latent, 'name', 0 FROM names WHERE latent = ? AND text != ''",
                          (name.feature,))
 
     def of(self, latent: int) -> list[dict[str, Any]]:
-        """JSON: what each explainer found for a feature, names first, then the newest first; `why` says why there is none."""
+        """JSON: what each explainer found for a feature, names first, then the newest first; `why` says why there is none.
+
+        Names have `scorer`, `value`, `floor`, `above` and `clears` as in `newest`.
+        """
         query = "SELECT facts, at FROM names WHERE latent = ? ORDER BY text = '', id DESC"
-        return [{**json.loads(row["facts"]), "at": row["at"]} for row in self.file.read(query, int(latent), since=SINCE)]
+        found = [{**json.loads(row["facts"]), "at": row["at"]} for row in self.file.read(query, int(latent), since=SINCE)]
+        return [name | _height(name) for name in found]
 
     def newest(self, latents: Iterable[int] | None = None, most: int = -1) -> dict[int, dict[str, Any]]:
         """JSON: the newest name of all features that have one, of some features, or of the `most` that were named last; each
-        with the score that it may not be shown without: {latent: {text, by, brief, tells}}."""
+        with the score that it may not be shown without:
+        {latent: {text, by, at, brief, tells, scorer, value, floor, above, clears}}.
+
+        scorer, value, floor, above, clears: of the score that `brief` says with its intervals, its floor, the difference, and
+        whether it is above floor and chance; `tells`: whether any of the name's scores is.
+        """
         chosen, given = "", list[Any]()
         if latents is not None:
             chosen, given = " AND latent IN (SELECT value FROM json_each(?))", [json.dumps([int(i) for i in latents])]
-        rows = self.file.read(NEWEST.format(chosen), *given, most, since=SINCE)
-        return {row["latent"]: {"text": row["text"], "by": row["explainer"], "brief": row["brief"], "tells": bool(row["tells"])}
-                for row in rows}
+        rows = self.file.read(NEWEST.format("height", chosen), *given, most, since=HEIGHTS)
+        if not rows:      # none, or a file from before there were heights
+            rows = self.file.read(NEWEST.format(HEIGHT, chosen), *given, most, since=SINCE)
+        return {row["latent"]: {"text": row["text"], "by": row["explainer"], "at": row["at"], "brief": row["brief"],
+                                "tells": bool(row["tells"]), **_kept(row["height"])} for row in rows}
+
+
+def _height(name: dict[str, Any]) -> dict[str, Any]:
+    """The first score of a name that is defined, in few figures; none for what has no name."""
+    for score in name["scores"]:
+        if score["value"] and name["text"]:
+            return {"scorer": score["scorer"], **{part: score[part]["value"] for part in ("value", "floor", "above")},
+                    "clears": bool(score["tells"])}
+    return {}
+
+
+def _kept(height: str) -> dict[str, Any]:
+    """The same as the file has it, where true may be 1."""
+    found = json.loads(height)
+    return {**found, "clears": bool(found["clears"])}
 
 
 def take_in(store: FeatureStore, path: Path) -> int:

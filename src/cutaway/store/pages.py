@@ -8,12 +8,12 @@ import numpy as np
 
 from . import listing, windows
 from .features import Passage
-from .layout import BINS, KINDS
+from .layout import BINS, KINDS, SHARE
 
 if TYPE_CHECKING:
     from .feature_store import FeatureStore
 
-STATED = ("network", "dictionary", "data", "seed", "n_tokens", "n_rows", "row_length", "n_entries", "n_documents", "has_text",
+STATED = ("network", "data", "seed", "n_tokens", "n_rows", "row_length", "n_entries", "n_documents", "has_text",
           "effects", "coactivation_tokens", "seconds", "finished", "versions")
 
 
@@ -26,7 +26,8 @@ def overview(store: FeatureStore) -> dict[str, Any]:
     by_latent = sum(n for name, n in size.items() if name.startswith("latents/"))
     edges = np.geomspace(1 / max(store.n_tokens, 1), 1, 41)
     fires = store.frequency[store.counts > 0].clip(edges[0], edges[-1])
-    return {**{name: manifest[name] for name in STATED}, "width": store.width,
+    dictionary = {**manifest["dictionary"], "site": store.site}
+    return {**{name: manifest[name] for name in STATED}, "dictionary": dictionary, "wiring": store.wiring, "width": store.width,
             "alive": int((store.counts > 0).sum()), **{name: status.get(name, 0) for name in ("dead", "rare", "dense")},
             "l0": manifest["n_entries"] / max(store.n_tokens, 1), "bytes": sum(size.values()),
             "bytes_per_entry": by_latent / max(manifest["n_entries"], 1),
@@ -38,8 +39,9 @@ def page(store: FeatureStore, latent: int, n: int, before: int, after: int) -> d
     """See `FeatureStore.page`."""
     found = store.row_of(latent)
     chosen = contexts(store, latent, KINDS, n, before, after)
-    return {"feature": listing.named(store, [{name: found[name] for name in listing.PLAIN}])[0],
+    return {"feature": listing.named(store, [{name: found[name] for name in listing.plain_columns(store)}])[0],
             "histogram": histogram(found), "positions": places(store, found), "logits": logits(store, latent),
+            "no_logits": store.manifest.get("no_effects", ""), "shares": shares(found),
             "neighbours": neighbours(store, latent), "tokens": tokens(store, latent),
             "contexts": {kind: [passage.json() for passage in chosen[kind]] for kind in KINDS},
             **written(store, latent),
@@ -49,6 +51,11 @@ def page(store: FeatureStore, latent: int, n: int, before: int, after: int) -> d
 def written(store: FeatureStore, latent: int) -> dict[str, Any]:
     """Label, notes, tags and names of a latent."""
     return {**store.notes.everything(latent), "names": store.names.of(latent)}
+
+
+def shares(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of a dictionary that writes several sites, each one's share of the latent's decoder norms, in that site's own units."""
+    return [{"site": name.removeprefix(SHARE), "share": value} for name, value in found.items() if name.startswith(SHARE)]
 
 
 def histogram(found: dict[str, Any]) -> dict[str, Any]:
@@ -71,18 +78,21 @@ def logits(store: FeatureStore, latent: int) -> dict[str, Any] | None:
     rows, shape = store.files.table("logits").rows(latent), store.files.table("logit_histograms").rows(latent)[0]
     sides = {name: [{"token": row["token"], "text": store.token_text(row["token"]), "value": row["value"]}
                     for row in rows if row["sign"] == sign] for name, sign in (("raised", 1), ("lowered", -1))}
-    return {**sides, "n": effects["vocabulary"], "final_norm": effects["final_norm"],
+    return {**sides, "n": effects["vocabulary"], "final_norm": effects["final_norm"], "site": effects.get("site", ""),
             "histogram": {"edges": np.linspace(shape["low"], shape["high"], BINS + 1).tolist(), "counts": shape["counts"]}}
 
 
 def neighbours(store: FeatureStore, latent: int) -> dict[str, Any]:
     """See `FeatureStore.neighbours`."""
     rows = store.files.table("neighbours").rows(store.known(latent))
-    labels = store.notes.labels({row["other"] for row in rows})
-    return {"cosine": [{"latent": row["other"], "value": row["value"], "label": labels.get(row["other"])}
-                       for row in rows if row["kind"] == "cosine"],
-            "coactive": [{"latent": row["other"], "count": row["count"], "jaccard": row["value"], "lift": row["lift"],
-                          "label": labels.get(row["other"])} for row in rows if row["kind"] == "coactive"],
+    others = {row["other"] for row in rows}
+    labels, names = store.notes.labels(others), store.names.newest(others)
+    found = [{**row, "latent": row["other"], "label": labels.get(row["other"]), "name": names.get(row["other"])}
+             for row in rows]
+    return {"cosine": [{key: row[key] for key in ("latent", "value", "label", "name")}
+                       for row in found if row["kind"] == "cosine"],
+            "coactive": [{"jaccard": row["value"], **{key: row[key] for key in ("latent", "count", "lift", "label", "name")}}
+                         for row in found if row["kind"] == "coactive"],
             "n": store.manifest["coactivation_tokens"]}
 
 

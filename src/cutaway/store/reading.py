@@ -124,14 +124,20 @@ class Files:
 
     def rows(self, query: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """The rows of a query as dictionaries that are JSON; what is not a finite number is None."""
+        with self.answer(query, parameters) as cursor:
+            names = [column[0] for column in cursor.description]
+            return [dict(zip(names, map(plain, row), strict=True)) for row in cursor.fetchall()]
+
+    @contextmanager
+    def answer(self, query: str, parameters: Sequence[Any] = ()) -> Iterator[Any]:
+        """DuckDB's cursor over the answer to a query that somebody wrote."""
         import duckdb
         with self._explained():
             try:
                 cursor = self.cursor.execute(query, list(parameters))
             except (duckdb.ProgrammingError, duckdb.PermissionException, duckdb.NotSupportedError) as error:
                 raise ValueError(f"the query cannot be answered: {str(error).splitlines()[0]}.") from error
-            names = [column[0] for column in cursor.description]
-            return [dict(zip(names, map(plain, row), strict=True)) for row in cursor.fetchall()]
+            yield cursor
 
     def table(self, name: str) -> Table:
         """A table in memory, for finding the rows of one latent in no time."""

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..dictionaries import Codes
     from ..network import Network
     from .feature_store import FeatureStore
 
@@ -68,35 +71,52 @@ def ranked(store: FeatureStore, positions: np.ndarray, n: int) -> list[dict[str,
              "mean": float(sums[i] / counts[i]), "label": labels.get(int(i)), "name": names.get(int(i))} for i in best]
 
 
-def by_direction(store: FeatureStore, vector: Any, n: int) -> list[dict[str, Any]]:
+def by_direction(store: FeatureStore, vector: Any, n: int, at: str = "") -> list[dict[str, Any]]:
     """See `FeatureStore.by_direction`."""
     import torch
     direction = torch.as_tensor(vector, dtype=torch.float32).flatten().cpu()
-    if len(direction) != store.dictionary.d:
-        raise ValueError(f"directions at {store.site} have {store.dictionary.d} numbers; found {len(direction)}.")
+    rows, writes = store.unit_directions, store.wiring["writes"]
+    if at and at not in writes:
+        raise ValueError(f"this dictionary writes {', '.join(writes)}; found {at!r}.")
+    if at and len(writes) > 1:
+        rows = torch.nn.functional.normalize(store.dictionary.rows_into(writes.index(at)).detach().float(), dim=1)
+    if len(direction) != rows.shape[1]:
+        beside = " side by side (give at= for one of them)" if len(writes) > 1 and not at else ""
+        raise ValueError(f"directions at {at or ', '.join(writes)}{beside} have {rows.shape[1]} numbers; found "
+                         f"{len(direction)}.")
     if not torch.isfinite(direction).all() or not direction.norm() > 0:
         raise ValueError("a direction must be of finite numbers that are not all zero.")
-    cosines = store.unit_directions @ torch.nn.functional.normalize(direction, dim=0)
+    if not at or len(writes) == 1:
+        direction = direction / store.dictionary.units().float()
+    cosines = rows @ torch.nn.functional.normalize(direction, dim=0)
     values, best = cosines.topk(min(n, len(cosines)))
     labels, names = store.notes.labels(best.tolist()), store.names.newest(best.tolist())
     return [{"latent": i, "cosine": round(value, 6), "label": labels.get(i), "name": names.get(i)}
             for i, value in zip(best.tolist(), values.tolist(), strict=True)]
 
 
-def through(store: FeatureStore, net: Network, text: str, n: int) -> dict[str, Any]:
-    """See `FeatureStore.through`."""
+def codes_of(store: FeatureStore, net: Network, text: str) -> tuple[Tensor, Tensor, Codes]:
+    """A text through the store's own network: token ids [t], which of them the dictionary speaks for [t], and their codes."""
+    from .coded import counted, looked_at
     store.check(net)
     dictionary, inputs = store.dictionary, net.tokens(text)
-    ids = inputs["input_ids"][0]
+    ids = inputs["input_ids"][0].cpu()
     if len(ids) == 0:
         raise ValueError("this text has no tokens; give some text.")
-    x = net.record(inputs, dictionary.site)[dictionary.site][0].cpu().to(dictionary.W_dec.dtype)
-    keep = dictionary.keeps(x, ids.cpu())
-    codes = dictionary.encode(x)
-    labels = store.notes.labels(codes.indices.unique().tolist())
+    sites = looked_at(net, dictionary)
+    found = net.record(inputs, sites)
+    x, keep = counted(dictionary, [found[name].reshape(len(ids), -1).cpu() for name in sites], ids)
+    return ids, keep, dictionary.encoded([part.to(dictionary.W_dec.dtype) for part in x])
+
+
+def through(store: FeatureStore, net: Network, text: str, n: int) -> dict[str, Any]:
+    """See `FeatureStore.through`."""
+    ids, keep, codes = codes_of(store, net, text)
+    seen = codes.indices.unique().tolist()
+    labels, names = store.notes.labels(seen), store.names.newest(seen)
     features = []
     for kept, values, indices in zip(keep.tolist(), codes.values, codes.indices, strict=True):
         order = values.argsort(descending=True)[:n].tolist() if kept else []
-        features.append([{"latent": int(indices[i]), "activation": float(values[i]), "label": labels.get(int(indices[i]))}
-                         for i in order if values[i] != 0])
+        features.append([{"latent": int(indices[i]), "activation": float(values[i]), "label": labels.get(int(indices[i])),
+                          "name": names.get(int(indices[i]))} for i in order if values[i] != 0])
     return {"tokens": store.files.vocabulary.pieces(ids.tolist()), "features": features}

@@ -76,16 +76,28 @@ def _neighbours(kind: str, sizes: np.ndarray, other: np.ndarray, value: np.ndarr
             "lift": np.zeros(len(other), np.float32) if lift is None else lift.astype(np.float32)}
 
 
-def logits(net: Network, dictionary: Dictionary, n_known: int, bins: int) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """The tokens whose logits each latent raises and lowers most, and a histogram of all; None without an unembedding."""
-    from ..dictionaries.logits import logit_effects
+def shares(dictionary: Dictionary) -> np.ndarray:
+    """How a latent's decoder is shared among the sites that are written, by its norm at each in that site's units: [width,
+    sites]."""
+    import torch
+    rows = [dictionary.rows_into(j).detach().float() for j in range(len(dictionary.writes))]
+    units = dictionary.units().split([part.shape[1] for part in rows])
+    norms = torch.stack([(part / unit).norm(dim=1) for part, unit in zip(rows, units, strict=True)], 1)
+    return (norms / norms.sum(1, keepdim=True).clamp(min=1e-12)).cpu().numpy()
+
+
+def logits(net: Network, dictionary: Dictionary, n_known: int, bins: int) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """The tokens whose logits each latent raises and lowers most, a histogram of all, and the site: the last that is written.
+
+    Raises ValueError without an unembedding.
+    """
+    from ..dictionaries.logits import last_written, logit_effects
+    last = last_written(net, dictionary)
+    site, directions = dictionary.writes[last], dictionary.rows_into(last).detach()
     rows: dict[str, list[np.ndarray]] = {name: [] for name in ("latent", "sign", "rank", "token", "value")}
     shapes: dict[str, list[Any]] = {"latent": [], "low": [], "high": [], "counts": []}
     for i in range(0, dictionary.width, BLOCK):
-        try:
-            effects = logit_effects(net, dictionary.site, dictionary.W_dec[i: i + BLOCK].detach())[:, :n_known].cpu()
-        except ValueError:
-            return None
+        effects = logit_effects(net, site, directions[i: i + BLOCK])[:, :n_known].cpu()
         n = min(EFFECTS, effects.shape[1])
         for sign in (1, -1):
             values, tokens = (sign * effects).topk(n)
@@ -100,7 +112,7 @@ def logits(net: Network, dictionary: Dictionary, n_known: int, bins: int) -> tup
                 shapes[name].append(value)
     table = {name: np.concatenate(parts) for name, parts in rows.items()}
     order = np.lexsort((table["rank"], -table["sign"], table["latent"]))
-    return {name: column[order] for name, column in table.items()}, shapes
+    return {name: column[order] for name, column in table.items()}, shapes, site
 
 
 def vocabulary(tokenizer: Any, size: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@
   const view = { x: 0, y: 0, scale: 1 };
   const pen = canvas.getContext("2d");
   let hits = null, box = null, grid = new Map();
+  const hint = document.getElementById("map-said").textContent;      // how the map is used, until something is found on it
 
   const edge = 24;
   const size = () => ({ width: canvas.clientWidth, height: canvas.clientHeight });
@@ -57,17 +58,24 @@
     }
     return best;
   };
+  // What a feature is called: a label alone, a name that was found with its score, or else the token at which it fires most.
+  const made = (tag, kind, text) => Object.assign(document.createElement(tag), { className: kind, textContent: text });
+  const called = (i) => {
+    const [name, score] = data.called[data.latents[i]] ?? ["", ""];
+    if (!name) return [made("code", "", data.t[i])];
+    return score ? [made("span", "found", name), " ", made("span", score.endsWith("doubtful") ? "scored doubtful" : "scored", score)]
+      : [made("span", "label", name)];
+  };
   const list = (found) => {
-    chosen.replaceChildren(...found.slice(0, 60).map((i) => {
-      const item = document.createElement("li"), name = document.createElement(opens.has(data.latents[i]) ? "a" : "span");
-      if (name.tagName === "A") name.href = link(i);
-      name.textContent = data.latents[i];
-      const token = document.createElement("code");
-      token.textContent = data.t[i];
-      item.append(name, " ", token);
+    const most = 60;
+    chosen.replaceChildren(...found.slice(0, most).map((i) => {
+      const item = document.createElement("li"), to = made(opens.has(data.latents[i]) ? "a" : "span", "f", data.latents[i]);
+      if (to.tagName === "A") to.href = link(i);
+      item.append(to, " ", ...called(i));
       return item;
     }));
-    document.getElementById("map-said").textContent = found.length ? `${found.length.toLocaleString("en")} features` : "none";
+    const said = `${found.length.toLocaleString("en")} feature${found.length === 1 ? "" : "s"}`;
+    document.getElementById("map-said").textContent = !found.length ? "none" : found.length > most ? `${said}, ${most} of them below` : said;
   };
 
   let from = null, moved = false;
@@ -88,8 +96,10 @@
     tip.hidden = i === null;
     canvas.style.cursor = i === null ? "grab" : "pointer";
     if (i !== null) {
-      tip.textContent = `${data.latents[i]}  ${data.t[i]}  ${(100 * 10 ** (data.f[i] / 100)).toPrecision(2)}%`;
-      tip.style.left = `${Math.min(x + 14, size().width - 160)}px`; tip.style.top = `${y + 14}px`;
+      const share = made("span", "", `fires at ${Number((100 * 10 ** (data.f[i] / 1000)).toPrecision(2))}%`);
+      tip.replaceChildren(made("b", "", data.latents[i]), " ", ...called(i), made("br", "", ""), share);
+      tip.style.left = `${Math.max(4, Math.min(x + 14, size().width - tip.offsetWidth - 8))}px`;
+      tip.style.top = `${Math.min(y + 14, size().height - tip.offsetHeight - 8)}px`;
     }
   });
   canvas.addEventListener("pointerup", (event) => {
@@ -117,9 +127,11 @@
   });
   find.addEventListener("input", () => {
     const word = find.value.toLowerCase();
-    const found = word ? [...Array(n).keys()].filter((i) => String(data.latents[i]) === word || data.t[i].toLowerCase().includes(word)) : [];
+    const says = (i) => `${data.t[i]}\n${data.called[data.latents[i]]?.[0] ?? ""}`.toLowerCase();
+    const found = word ? [...Array(n).keys()].filter((i) => String(data.latents[i]) === word || says(i).includes(word)) : [];
     hits = word ? new Set(found) : null;
-    list(found); soon();
+    if (word) list(found); else { chosen.replaceChildren(); document.getElementById("map-said").textContent = hint; }
+    soon();
   });
   addEventListener("resize", soon);
   document.addEventListener("theme", soon);

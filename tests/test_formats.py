@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from cutaway.dictionaries.batch_topk import BatchLargest
 from cutaway.dictionaries.gated import Gate
 from cutaway.dictionaries.group_max import GroupLargest
 from cutaway.dictionaries.jump import Jump
+from cutaway.dictionaries.mp_sae import Pursuit
 from cutaway.dictionaries.parts import ReLU, TopK
 from cutaway.dictionaries.transcoder import Transcoder
 from cutaway.formats import FORMATS, load_dictionaries, load_dictionary, save_dictionary
@@ -34,12 +35,15 @@ MANIFEST = json.loads((FILES / "manifest.json").read_text())
 SAID: dict[str, dict[str, Any]] = {
     "sparsify/old/layers.3": {"center": True},
     "dictionary_learning/BatchTopKSAE_unmeasured": {"activation": "topk"}}
-PLAIN = [case for case in MANIFEST["cases"] if not case.endswith("unmeasured")]
+REFUSED = ("dictionary_learning/BatchTopKSAE_unmeasured", "saelens/temporal")     # read otherwise, and not at all
+CROSS = [case for case in MANIFEST["cases"] if case.startswith("circuit_tracer/clt")]
+PLAIN = [case for case in MANIFEST["cases"] if case not in (*REFUSED, *CROSS)]
 D, WIDTH = 16, 64
 
 
 def read(case: str, **said: Any) -> Any:
-    return load_dictionary(FILES / case, pickle=True, **SAID.get(case, {}), **said)
+    inside = next((name for name in ("layer_3.safetensors", "7.pt") if (FILES / case / name).is_file()), "")
+    return load_dictionary(FILES / case / inside, pickle=True, **SAID.get(case, {}), **said)
 
 
 def expected(case: str) -> dict[str, Tensor]:
@@ -99,6 +103,19 @@ def test_a_saved_copy_computes_the_same(case: str, tmp_path: Path):
     assert torch.equal(again(x), made(x)) and torch.equal(codes_of(again, x), codes_of(made, x))
 
 
+@pytest.mark.parametrize("case", CROSS)
+def test_layers_of_a_cross_layer_transcoder_are_the_librarys_own(case: str):
+    own, made = expected(case), read(case)
+    for theirs, code in zip(own["codes"], made.encode(own["x"].unbind()), strict=True):
+        close(code.dense(WIDTH), theirs)
+    close(torch.stack(made(own["x"].unbind())), own["reconstruction"])
+
+
+def test_codes_that_depend_on_earlier_tokens_are_refused():
+    with pytest.raises(ValueError, match="architecture temporal, which cannot be read; standard, topk"):
+        read("saelens/temporal")
+
+
 def test_a_run_of_several_sites_is_read_whole(tmp_path: Path):
     for i in (0, 3):
         save_dictionary(example(), tmp_path / f"layers.{i}", "sparsify")
@@ -121,6 +138,27 @@ def test_sites_are_named_as_cutaway_names_them():
     one = read("saelens/skip_transcoder")
     assert (one.site, one.target, one.facts.network) == ("blocks.2", "blocks.3.mlp", "tiny")
     assert read("dictionary_learning/AutoEncoder").site == "blocks.3"
+    assert (read("circuit_tracer/skip").site, read("circuit_tracer/skip").target) == ("blocks.2", "blocks.3.mlp")
+    assert read("openai/resid_post_mlp_v5_32k/autoencoders").site == "blocks.7"
+
+
+def test_one_heads_part_of_a_site_is_not_taken_for_the_site(tmp_path: Path):
+    case = FILES / "saelens/topk"
+    said = json.loads((case / "cfg.json").read_text())
+    said["metadata"].update(hook_name="blocks.3.attn.hook_z", hook_head_index=1)
+    (tmp_path / "cfg.json").write_text(json.dumps(said))
+    (tmp_path / "sae_weights.safetensors").write_bytes((case / "sae_weights.safetensors").read_bytes())
+    assert load_dictionary(tmp_path).site == "" and load_dictionary(tmp_path).facts.recipe["hook_head_index"] == 1
+
+
+def test_the_models_own_name_is_believed_before_a_hooks(tmp_path: Path):
+    """sae-lens calls the input of Gemma 3's MLPs hook_mlp_in, which is the stream before the norm."""
+    case = FILES / "saelens/skip_transcoder"
+    said = json.loads((case / "cfg.json").read_text())
+    said["metadata"].update(hook_name="blocks.2.hook_mlp_in", hf_hook_name="model.layers.2.mlp.input")
+    (tmp_path / "cfg.json").write_text(json.dumps(said))
+    (tmp_path / "sae_weights.safetensors").write_bytes((case / "sae_weights.safetensors").read_bytes())
+    assert load_dictionary(tmp_path).site == "" and load_dictionary(tmp_path, net=network()).site == "model.layers.2.mlp:in"
 
 
 # --- known defects of readers and files ---------------------------------------------------------------------------------
@@ -249,6 +287,9 @@ def test_openai_files_layer_normalise_where_they_say_topk(tmp_path: Path):
     read_back = load_dictionary(path, pickle=True)
     held = torch.load(path, weights_only=True)
     assert held["activation"] == "TopK" and held["activation_state_dict"] == {"k": 4, "postact_fn": "ReLU"}
+    theirs = torch.load(FILES / "openai/resid_post_mlp_v5_32k/autoencoders/7.pt", weights_only=True)
+    assert {name: (x.shape, x.dtype) for name, x in theirs.items() if isinstance(x, Tensor)} == {
+        name: (x.shape, x.dtype) for name, x in held.items() if isinstance(x, Tensor)}       # their class loads strictly
     assert read_back.site == "blocks.7" and read_back.facts.network == "gpt2"
     mean = x.mean(-1, keepdim=True)
     std = (x - mean).std(-1, keepdim=True)
@@ -312,6 +353,68 @@ def test_damaged_and_foreign_files_give_one_sentence(tmp_path: Path):
         load_dictionary(tmp_path)
 
 
+def test_what_a_file_lacks_is_named(tmp_path: Path):
+    case = FILES / "saelens/topk"
+    held = load_file(case / "sae_weights.safetensors")
+    del held["b_enc"]
+    save_file(held, tmp_path / "sae_weights.safetensors")
+    (tmp_path / "cfg.json").write_text((case / "cfg.json").read_text())
+    with pytest.raises(ValueError, match=r"sae_weights.safetensors lacks 'b_enc'; it holds W_dec, W_enc, b_dec\.$"):
+        load_dictionary(tmp_path)
+    own = tmp_path / "layers.3"
+    own.mkdir()
+    (own / "sae.safetensors").write_bytes((FILES / "sparsify/topk/layers.3/sae.safetensors").read_bytes())
+    (own / "cfg.json").write_text("{}")
+    with pytest.raises(ValueError, match="cfg.json lacks 'k'; it holds nothing"):
+        load_dictionary(own)
+    for k in ("many", 0, 65, 1.5):
+        (own / "cfg.json").write_text(json.dumps({"k": k, "transcode": False}))
+        with pytest.raises(ValueError, match=f"whole number of latents for each token, from 1 to 64; found k={k!r}"):
+            load_dictionary(own)
+
+
+@pytest.mark.parametrize(("format", "words"), [
+    ("saelens", "no cfg.json"), ("sparsify", "no cfg.json"), ("dictionary-learning", "no file .*ae.pt"),
+    ("openai", "is a folder"), ("gemma-scope", "no file .*params.npz"), ("gemma-scope-2", "no file .*params.safetensors"),
+    ("llama-scope", "no hyperparams.json"), ("circuit-tracer", "should be a file layer_<i>.safetensors"),
+    ("cross-layer", "no folder of a cross-layer transcoder"), ("cutaway", "no dictionaries of Cutaway")])
+def test_the_wrong_folder_for_a_format_is_told_in_one_sentence(format: str, words: str, tmp_path: Path):
+    with pytest.raises((ValueError, FileNotFoundError), match=words) as error:
+        load_dictionary(tmp_path, format, pickle=True)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 300 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize(("case", "name", "words"), [
+    ("saelens/topk", "sae_weights.safetensors", "not a whole safetensors file"),
+    ("dictionary_learning/AutoEncoder", "ae.pt", "not a whole file of torch.save"),
+    ("circuit_tracer/relu", "layer_3.safetensors", "not a whole safetensors file")])
+@pytest.mark.parametrize("kept", [0, 7, 1000])
+def test_part_of_a_file_is_told_in_one_sentence(case: str, name: str, words: str, kept: int, tmp_path: Path):
+    for path in (FILES / case).iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes()[: kept if path.name == name else None])
+    with pytest.raises(ValueError, match=words) as error:
+        load_dictionary(tmp_path / (name if "tracer" in case else ""), pickle=True)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 300 + len(str(tmp_path))
+
+
+def test_negative_thresholds_of_circuit_tracer_are_not_taken_for_others(tmp_path: Path):
+    for name in ("config.yaml", "layer_3.safetensors"):
+        (tmp_path / name).write_bytes((FILES / "circuit_tracer/jumprelu" / name).read_bytes())
+    held, name = load_file(tmp_path / "layer_3.safetensors"), "activation_function.threshold"
+    save_file({**held, name: -held[name]}, tmp_path / "layer_3.safetensors")
+    with pytest.raises(ValueError, match="thresholds below 0"):
+        load_dictionary(tmp_path / "layer_3.safetensors")
+
+
+def test_dictionaries_of_several_sites_are_not_taken_for_one(tmp_path: Path):
+    """A fork of dictionary_learning writes crosscoders with the names of an autoencoder's tensors."""
+    weights = {"encoder.weight": torch.zeros(2, D, WIDTH), "encoder.bias": torch.zeros(WIDTH),
+               "decoder.weight": torch.zeros(2, WIDTH, D), "decoder.bias": torch.zeros(2, D)}
+    torch.save(weights, tmp_path / "ae.pt")
+    with pytest.raises(ValueError, match="of two axes; its W_enc is .*dictionaries of several sites"):
+        load_dictionary(tmp_path, pickle=True)
+
+
 def test_sample_activations_show_a_wrong_convention():
     own = expected("dictionary_learning/trained_scaled")["x"]
     with pytest.warns(UserWarning, match="FVU .*or a convention is wrong"):
@@ -347,7 +450,9 @@ def test_gemma_scope_does_not_subtract_and_its_site_is_in_its_path(tmp_path: Pat
 def test_gemma_scope_transcoders_and_embeddings(tmp_path: Path):
     path, a = gemma(tmp_path, "gemma-scope-2b-pt-transcoders/layer_5/width_16k/average_l0_9", d_out=12)
     made, x = load_dictionary(path), inputs()
-    assert isinstance(made, Transcoder) and (made.site, made.target) == ("model.layers.5.mlp:in", "blocks.5.mlp")
+    assert isinstance(made, Transcoder) and (made.site, made.target) == ("", "blocks.5.mlp")    # before a norm's gain
+    with pytest.raises(ValueError, match="before a norm's gain and so no site .* leave out site, and give the network"):
+        load_dictionary(path, site="model.layers.5.mlp:in")
     close(made(x), jump(x, a) @ torch.from_numpy(a["W_dec"]) + torch.from_numpy(a["b_dec"]))
     path, a = gemma(tmp_path, "gemma-scope-2b-pt-res/embedding/width_4k/average_l0_6")
     with pytest.raises(ValueError, match="scale=1.0 for activations at `embed`, or scale=4 for rows"):
@@ -410,6 +515,25 @@ def test_llama_scope_scales_its_input_and_compares_in_scaled_units(tmp_path: Pat
         load_dictionary(tmp_path, by_norm=True)
 
 
+def test_llama_scopes_later_files_have_a_threshold_for_each_latent(tmp_path: Path):
+    torch.manual_seed(0)
+    t = {"encoder.weight": torch.randn(WIDTH, D), "encoder.bias": torch.randn(WIDTH), "decoder.bias": torch.randn(D),
+         "decoder.weight": torch.nn.functional.normalize(torch.randn(D, WIDTH), dim=0),
+         "log_jumprelu_threshold": torch.randn(WIDTH)}
+    said = {"d_model": D, "expansion_factor": 4, "act_fn": "jumprelu", "norm_activation": "dataset-wise",
+            "hook_point_in": "blocks.8.hook_resid_post", "hook_point_out": "blocks.8.hook_resid_post"}
+    save_file(t, tmp_path / "sae_weights.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(said))
+    with pytest.raises(ValueError, match="by what the input is multiplied first"):
+        load_dictionary(tmp_path)
+    made, x = load_dictionary(tmp_path, scale=0.5), inputs()
+    z = 0.5 * x @ t["encoder.weight"].T + t["encoder.bias"]
+    codes = z * (z > t["log_jumprelu_threshold"].exp())
+    close(codes_of(made, x), codes)
+    close(made(x), (codes @ t["decoder.weight"].T + t["decoder.bias"]) / 0.5)
+    assert made.site == "blocks.8"
+
+
 def test_a_circuit_tracer_set_is_read_by_layer_in_both_layouts(tmp_path: Path):
     torch.manual_seed(0)
     (tmp_path / "config.yaml").write_text("model_kind: transcoder_set\nmodel_name: tiny\nfeature_input_hook: hook_resid_pre\n"
@@ -459,6 +583,18 @@ def test_a_cross_layer_transcoder_is_never_summed_over_its_targets(tmp_path: Pat
         load_dictionary(folder)
 
 
+def test_a_set_that_lists_its_files_is_read_from_them(tmp_path: Path):
+    path, a = gemma(tmp_path, "layer_0/width_16k/average_l0_9")
+    (tmp_path / "config.yaml").write_text("transcoders: [layer_0/width_16k/average_l0_9/params.npz]\n")
+    assert torch.equal(load_dictionaries(tmp_path)["0"].W_dec, torch.from_numpy(a["W_dec"]))
+    (tmp_path / "config.yaml").write_text("transcoders: ['hf://google/gemma/layer_0/params.npz']\n")
+    with pytest.raises(ValueError, match="lists hf:/google/gemma/layer_0/params.npz, which is not in its folder; download"):
+        load_dictionaries(tmp_path)
+    (tmp_path / "config.yaml").write_text("transcoders: [")
+    with pytest.raises(ValueError, match="config.yaml is not whole"):
+        load_dictionaries(tmp_path)
+
+
 def yaml_of(folder: Path) -> tuple[str, str]:
     from cutaway.formats.tensors import config
     said = config(folder / "config.yaml")
@@ -485,7 +621,8 @@ def test_cross_layer_files_of_circuit_tracer_and_cutaway_hold_the_same(tmp_path:
 
 # --- written and read again --------------------------------------------------------------------------------------------
 
-TO = [("saelens", TopK(4)), ("saelens", ReLU()), ("saelens", Jump()), ("saelens", LargestMagnitude(4)), ("sparsify", TopK(4)),
+TO = [("saelens", TopK(4)), ("saelens", ReLU()), ("saelens", Jump()), ("saelens", LargestMagnitude(4)),
+      ("saelens", Pursuit(4, 0.5, True)), ("sparsify", TopK(4)),
       ("sparsify", GroupLargest(4)), ("dictionary-learning", TopK(4)), ("dictionary-learning", ReLU()),
       ("dictionary-learning", Jump()), ("openai", ReLU()), ("gemma-scope", Jump()), ("gemma-scope", ReLU()),
       ("gemma-scope-2", Jump()), ("llama-scope", TopK(4)), ("llama-scope", ReLU())]
@@ -569,12 +706,34 @@ def test_rows_are_mapped_and_not_read(tmp_path: Path):
         assert all(str(file) in maps for file in (path, weights, FILES / "dictionary_learning/AutoEncoder/ae.pt"))
 
 
-def test_reading_takes_less_than_half_a_second_beyond_the_bytes(tmp_path: Path):
-    path = tmp_path / "layer_1" / "params.npz"
-    path.parent.mkdir()
-    big = np.ones((256, 8192), np.float32)
-    np.savez(path, W_enc=big, W_dec=np.ascontiguousarray(big.T), b_enc=np.zeros(8192, np.float32),
-             b_dec=np.zeros(256, np.float32), threshold=np.zeros(8192, np.float32))
-    began = time.process_time()
-    load_dictionary(path)
-    assert time.process_time() - began < 0.5
+def test_a_dictionary_is_opened_without_a_copy_and_computes_by_rows_from_then_on():
+    """The encoders of SAELens and the decoders of dictionary_learning lie by columns."""
+    for case, name in (("saelens/topk", "W_enc"), ("dictionary_learning/AutoEncoderTopK", "W_dec")):
+        made, x = read(case), expected(case)["x"]
+        row = getattr(made, name)[7].clone()
+        assert not getattr(made, name).is_contiguous()
+        codes = made.encode(x)
+        assert getattr(made, name).is_contiguous() and torch.equal(getattr(made, name)[7], row)
+        close(made.decode(codes), expected(case)["reconstruction"])
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_opening_a_large_file_and_ten_rows_of_it_takes_neither_time_nor_memory(tmp_path: Path):
+    """128 MB by columns, in a process of its own."""
+    big = np.ones((1024, 16384), np.float32)
+    save_file({"W_enc": torch.from_numpy(big), "W_dec": torch.ones(16384, 1024), "b_enc": torch.zeros(16384),
+               "b_dec": torch.zeros(1024)}, tmp_path / "sae_weights.safetensors")
+    (tmp_path / "cfg.json").write_text(json.dumps({"architecture": "topk", "k": 4, "metadata": {}}))
+    script = """
+import sys, time
+from pathlib import Path
+from cutaway.formats import load_dictionary
+def own():
+    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if "RssAnon" in line)
+before, began = own(), time.process_time()
+made = load_dictionary(sys.argv[1])
+print(made.W_dec[5:15].sum().item(), made.W_enc[5:15].sum().item(), own() - before, time.process_time() - began)
+"""
+    done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True)
+    rows, encoder, memory, seconds = map(float, done.stdout.split())
+    assert rows == encoder == 10 * 1024 and memory < 16_000 and seconds < 0.5

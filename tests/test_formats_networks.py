@@ -16,6 +16,7 @@ import cutaway as cw
 from cutaway.cli import main
 from cutaway.dictionaries import Dictionary, Facts, evaluate
 from cutaway.dictionaries.anchored import Normed
+from cutaway.dictionaries.cross_layer import CrossLayer
 from cutaway.dictionaries.parts import ReLU, TopK
 from cutaway.dictionaries.transcoder import Transcoder
 from cutaway.formats import load_dictionary, save_dictionary, sites
@@ -35,9 +36,10 @@ def tiny_gpt2() -> cw.Network:
 
 def tiny_gemma() -> cw.Network:
     torch.manual_seed(0)
+    tokenizer = tiny_tokenizer()
     return cw.open(hf.Gemma2ForCausalLM(hf.Gemma2Config(
-        vocab_size=300, hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=2,
-        num_key_value_heads=2, head_dim=8, bos_token_id=None, eos_token_id=None)))
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=2,
+        num_key_value_heads=2, head_dim=8, bos_token_id=None, eos_token_id=None, pad_token_id=0)), tokenizer)
 
 
 @pytest.mark.parametrize("site", LENS)
@@ -67,7 +69,10 @@ def test_module_paths_are_understood_with_their_network():
         assert sites.from_lens("blocks.1.hook_resid_mid", net) == f"{block}.{norm}:in"
         assert sites.from_lens("blocks.1.mlp.hook_in", net) == f"{block}.mlp:in"
         assert net.site(f"{block}.{norm}:in") and net.site(f"{block}.mlp:in")
+        assert sites.from_lens("blocks.1.hook_mlp_in", net) == f"{block}.{norm}:in"     # the stream, before the norm
     assert sites.from_lens("blocks.1.hook_resid_mid") == "" == sites.from_lens("blocks.1.hook_nothing", llama)
+    assert sites.from_lens("blocks.1.mlp.hook_out", llama) == "blocks.1.mlp" and sites.from_lens("blocks.1.mlp.hook_out") == ""
+    assert sites.from_lens("blocks.1.mlp.hook_out", gemma) == "model.layers.1.mlp:out"  # before the norm that follows it
 
 
 def test_the_residual_stream_before_the_mlp_is_what_the_name_says():
@@ -77,12 +82,88 @@ def test_the_residual_stream_before_the_mlp_is_what_the_name_says():
     torch.testing.assert_close(embed + attn, middle)
 
 
+# --- before a norm's gain ---------------------------------------------------------------------------------------------------
+
+def with_gains(net: cw.Network) -> cw.Network:
+    """Gains and biases of norms that are not what they begin as."""
+    with torch.no_grad():
+        for name, p in net.module.named_parameters():
+            if "norm" in name or "ln_" in name:
+                p.copy_(0.3 * torch.randn(p.shape) + (1 if name.endswith("weight") else 0))
+    return net
+
+
+def normalised(net: cw.Network, norm: str) -> torch.Tensor:
+    """The stream as a norm normalises it, before its gain."""
+    x = net.record(PLAIN[:60], f"{norm}:in")[f"{norm}:in"]
+    module = net.module.get_submodule(norm)
+    if isinstance(module, torch.nn.LayerNorm):
+        return torch.nn.functional.layer_norm(x, x.shape[-1:], eps=module.eps)
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + getattr(module, "eps", getattr(module, "variance_epsilon", 0)))
+
+
+NORMS = {"llama": (tiny_llama, "model.layers.1.post_attention_layernorm"), "gpt2": (tiny_gpt2, "transformer.h.1.ln_2"),
+         "gemma": (tiny_gemma, "model.layers.1.pre_feedforward_layernorm")}
+
+
+@pytest.mark.parametrize("family", NORMS)
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_transcoder_before_a_norms_gain_gives_its_codes_at_the_mlps_input(family: str, skip: bool, tmp_path: Path):
+    """Gemma Scope's are learned on what the norm gives before its gain (arXiv 2408.05147v2, page 18)."""
+    made, norm = NORMS[family]
+    net = with_gains(made())
+    theirs = copied(net, skip)
+    folder = save_dictionary(theirs, tmp_path / "out", "saelens")
+    said = json.loads((folder / "cfg.json").read_text())
+    said["metadata"].update(hook_name="blocks.1.ln2.hook_normalized", hf_hook_name=None, hook_name_out="blocks.1.hook_mlp_out")
+    (folder / "cfg.json").write_text(json.dumps(said))
+    assert load_dictionary(folder).site == ""
+    ours = load_dictionary(folder, net=net)
+    x = net.record(PLAIN[:60], ours.site)[ours.site]
+    before = normalised(net, norm)
+    assert float((x - before).abs().max()) > 0.1
+    torch.testing.assert_close(ours(x), theirs(before), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours.encode(x).dense(64), theirs.encode(before).dense(64), rtol=1e-4, atol=1e-4)
+
+
+def test_gemma_scopes_transcoders_find_their_gain_by_their_path(tmp_path: Path):
+    net = with_gains(tiny_gemma())
+    theirs = copied(net, skip=False)
+    folder = tmp_path / "gemma-scope-2b-pt-transcoders/layer_1/width_16k/average_l0_9"
+    with pytest.raises(ValueError, match="read as what was learned before a norm's gain"):
+        save_dictionary(theirs, folder, "gemma-scope")
+    path = save_dictionary(theirs, tmp_path / "params.npz", "gemma-scope")
+    folder.mkdir(parents=True)
+    ours = load_dictionary(path.rename(folder / "params.npz"), net=net)
+    assert (ours.site, ours.target) == ("model.layers.1.mlp:in", "blocks.1.mlp") and ours.splice(net)
+    x = net.record(PLAIN[:60], ours.site)[ours.site]
+    torch.testing.assert_close(ours(x), theirs(normalised(net, NORMS["gemma"][1])), rtol=1e-4, atol=1e-4)
+
+
+def test_an_autoencoder_before_a_norms_gain_reconstructs_what_comes_after_it(tmp_path: Path):
+    net = with_gains(tiny_gpt2())
+    torch.manual_seed(0)
+    theirs = Dictionary(16, 64, TopK(8), Facts())
+    with torch.no_grad():
+        for p in theirs.parameters():
+            p.normal_(0, 0.3)
+    folder = save_dictionary(theirs, tmp_path / "out", "saelens")
+    said = json.loads((folder / "cfg.json").read_text())
+    said["metadata"]["hook_name"] = "blocks.1.ln2.hook_normalized"
+    (folder / "cfg.json").write_text(json.dumps(said))
+    ours = load_dictionary(folder, net=net)
+    norm = net.module.get_submodule("transformer.h.1.ln_2")
+    x = net.record(PLAIN[:60], ours.site)[ours.site]
+    torch.testing.assert_close(ours(x), theirs(normalised(net, "transformer.h.1.ln_2")) * norm.weight + norm.bias,
+                               rtol=1e-4, atol=1e-4)
+
+
 # --- transcoders and normalised dictionaries in a network -----------------------------------------------------------------
 
-def copied(net: cw.Network) -> Transcoder:
+def copied(net: cw.Network, skip: bool = True) -> Transcoder:
     """A transcoder whose skip connection is a random linear map, and whose latents add what it lacks."""
     torch.manual_seed(0)
-    made = Transcoder(16, 64, ReLU(), Facts(site="model.layers.0.mlp:in"), skip=True, target="blocks.0.mlp")
+    made = Transcoder(16, 64, ReLU(), Facts(site="model.layers.0.mlp:in"), skip=skip, target="blocks.0.mlp")
     with torch.no_grad():
         for p in made.parameters():
             p.normal_(0, 0.2)
@@ -104,8 +185,6 @@ def test_a_transcoder_is_spliced_in_for_its_mlp():
     assert cw.steer(feature, 1.0).site == "blocks.0.mlp"
     with pytest.raises(ValueError, match="cannot be held at a value"):
         cw.clamp(feature)
-    with pytest.raises(ValueError, match="use evaluate"):
-        cw.profile(made, net, cw.corpus([PLAIN[:1000]], net))
     made.target = "embed"
     with pytest.raises(ValueError, match="embed is computed before model.layers.0.mlp:in is"), net.edited(made.splice(net)):
         net.logits(net.tokens(PLAIN[:60]))
@@ -204,3 +283,34 @@ def test_convert_needs_no_network_for_a_file(theirs: Path, tmp_path: Path):
             run("convert", theirs, *words)
         assert "\n" not in str(stop.value.code)
     assert [path.name for path in tmp_path.iterdir()] == ["one.safetensors"]
+
+
+def test_a_cross_layer_transcoder_is_checked_and_becomes_a_run(tmp_path: Path, capsys: pytest.CaptureFixture):
+    """One that keeps the MLPs' inputs is no good at their outputs, and says so."""
+    layers = 4
+    torch.manual_seed(0)
+    made = CrossLayer(256, 64, layers, ReLU(), 256, [f"model.layers.{i}.mlp:in" for i in range(layers)],
+                      [f"blocks.{i}.mlp" for i in range(layers)])
+    with torch.no_grad():
+        for p in made.parameters():
+            p.normal_(0, 1.0)
+    theirs = save_dictionary(made, tmp_path / "theirs", "cross-layer")
+    with pytest.warns(UserWarning, match=r"explains less of [\d,]+ sample activations than their mean does"):
+        run("convert", theirs, tmp_path / "out", "--model", "pico")
+    assert "FVU" in capsys.readouterr().out
+    run("evaluate", tmp_path / "out", "--tokens", "1k", "--data", "stdlib:test")
+    assert json.loads((tmp_path / "out" / "figures.json").read_text())["theirs"]["fvu"]["value"] > 1
+    with pytest.raises(SystemExit, match="of width 16, but model.layers.0.mlp:in of pico has 256"):
+        narrow = CrossLayer(16, 8, 1, ReLU(), 16, ["model.layers.0.mlp:in"], ["blocks.0.mlp"])
+        run("convert", save_dictionary(narrow, tmp_path / "narrow", "cross-layer"), tmp_path / "out2", "--model", "pico")
+
+
+def test_convert_of_several_leaves_all_or_none(tmp_path: Path):
+    run_of = tmp_path / "run"
+    for i, sparsify in enumerate((ReLU(), TopK(4))):
+        Dictionary(16, 64, sparsify, Facts(site=f"blocks.{i}")).save(run_of / "dictionaries" / f"blocks.{i}.safetensors")
+    with pytest.raises(SystemExit, match="gemma-scope-2|Gemma Scope 2"):
+        run("convert", run_of, tmp_path / "out", "--to", "gemma-scope-2")
+    assert not (tmp_path / "out").exists()
+    run("convert", run_of, tmp_path / "out", "--to", "saelens")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["blocks.0", "blocks.1"]

@@ -2,15 +2,18 @@
 
     PYTHON tests/peers/write_files.py [folder]
 
-PYTHON is that of an environment with sae-lens, eai-sparsify and dictionary-learning, such as the one that
-`benchmarks/dictionaries_vs_peers.py` makes. Nothing of Cutaway is used here.
+PYTHON is that of an environment with sae-lens, eai-sparsify, dictionary-learning, circuit-tracer and OpenAI's
+sparse_autoencoder, such as the one that `benchmarks/formats.py` makes. SCALE in the environment makes all sizes larger.
+Nothing of Cutaway is used here.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
+import zlib
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -20,8 +23,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-D, WIDTH, D_OUT, N, K = 16, 64, 12, 8, 4
-PACKAGES = ("sae-lens", "eai-sparsify", "dictionary-learning", "torch", "safetensors")
+SCALE = int(os.environ.get("SCALE", "1"))
+D, WIDTH, D_OUT, N, K = (SCALE * size for size in (16, 64, 12, 8, 4))
+LAYERS = 3                                        # of a cross-layer transcoder, whose tensors have an axis of layers first
+PACKAGES = ("sae-lens", "eai-sparsify", "dictionary-learning", "circuit-tracer", "sparse-autoencoder", "torch", "safetensors")
 Written = tuple[Tensor, Tensor, Tensor]           # inputs [n, d], codes [n, width], reconstructions [n, d_out]
 CASES: dict[str, Callable[[Path], Written]] = {}
 
@@ -40,11 +45,11 @@ def inputs(scale: float = 1.0) -> Tensor:
 
 
 def fill(module: nn.Module) -> None:
-    """Every parameter random, so that each of them matters; thresholds positive."""
+    """Every parameter random, so that each of them matters; thresholds positive, and those kept as logarithms not."""
     with torch.no_grad():
         for name, p in module.named_parameters():
             p.normal_(0, 0.3)
-            if "threshold" in name:
+            if "threshold" in name and "log" not in name:
                 p.abs_()
 
 
@@ -72,31 +77,72 @@ def sae(architecture: str, **settings: Any) -> Any:
 @case("saelens/abstopk", "abstopk", k=K)
 @case("saelens/jumprelu", "jumprelu")
 @case("saelens/gated", "gated", apply_b_dec_to_input=True)
+@case("saelens/matching_pursuit", "matching_pursuit", max_iterations=2 * K, residual_threshold=0.5)
+@case("saelens/matching_pursuit_fixed", "matching_pursuit", max_iterations=K, residual_threshold=0.0,
+      stop_on_duplicate_support=False)
 @case("saelens/transcoder", "transcoder", d_out=D_OUT, apply_b_dec_to_input=False)
 @case("saelens/skip_transcoder", "skip_transcoder", d_out=D_OUT, apply_b_dec_to_input=False)
 @case("saelens/jumprelu_transcoder", "jumprelu_transcoder", d_out=D_OUT, apply_b_dec_to_input=False)
 @case("saelens/jumprelu_skip_transcoder", "jumprelu_skip_transcoder", d_out=D_OUT, apply_b_dec_to_input=False)
 def saelens(folder: Path, architecture: str, **settings: Any) -> Written:
     one, x = sae(architecture, **settings), inputs()
+    if architecture == "matching_pursuit":   # what is left only shrinks where rows have norm 1, as training keeps them
+        one.W_dec /= one.W_dec.norm(dim=1, keepdim=True)
     if "transcoder" in architecture:
         one.cfg.metadata.hook_name, one.cfg.metadata.hook_name_out = "blocks.3.hook_resid_pre", "blocks.3.hook_mlp_out"
     one.save_model(folder)
     return x, one.encode(x), one(x)
 
 
+@case("saelens/trained_standard", "standard")
+@case("saelens/trained_gated", "gated")
+@case("saelens/trained_topk", "topk", k=K)
+@case("saelens/trained_abstopk", "abstopk", k=K)
+@case("saelens/trained_jumprelu", "jumprelu")
+@case("saelens/trained_matching_pursuit", "matching_pursuit", max_iterations=2 * K)
 @case("saelens/trained_batchtopk", "batchtopk", k=float(K))
-@case("saelens/trained_matryoshka", "matryoshka_batchtopk", k=float(K), matryoshka_widths=[16, 32, 64])
+@case("saelens/trained_matryoshka", "matryoshka_batchtopk", k=float(K), matryoshka_widths=[WIDTH // 4, WIDTH // 2, WIDTH])
 def saelens_trained(folder: Path, architecture: str, **settings: Any) -> Written:
     """What a training leaves for inference, read by the library itself."""
     from sae_lens import SAE
-    from sae_lens.registry import get_sae_training_class
-    made, configured = get_sae_training_class(architecture)
-    one, x = made(configured(d_in=D, d_sae=WIDTH, **settings)), inputs()
-    fill(one)
-    one.topk_threshold.fill_(0.8)
+    one, x = training(architecture, **settings), inputs()
     one.save_inference_model(folder)
     read = SAE.load_from_disk(folder)
     return x, read.encode(x), read(x)
+
+
+@case("saelens/checkpoint_jumprelu", "jumprelu")
+@case("saelens/checkpoint_batchtopk", "batchtopk", k=float(K))
+@case("saelens/checkpoint_matryoshka", "matryoshka_batchtopk", k=float(K), matryoshka_widths=[WIDTH // 4, WIDTH // 2, WIDTH])
+def saelens_checkpoint(folder: Path, architecture: str, **settings: Any) -> Written:
+    """What a training leaves to go on from; what it means at inference is what the library would export."""
+    from sae_lens import SAE
+    one, x = training(architecture, **settings), inputs()
+    one.save_model(folder)
+    one.save_inference_model(folder / "exported")
+    read = SAE.load_from_disk(folder / "exported")
+    shutil.rmtree(folder / "exported")
+    return x, read.encode(x), read(x)
+
+
+def training(architecture: str, **settings: Any) -> Any:
+    from sae_lens.registry import get_sae_training_class
+    made, configured = get_sae_training_class(architecture)
+    one = made(configured(d_in=D, d_sae=WIDTH, **settings))
+    fill(one)
+    if hasattr(one, "topk_threshold"):
+        one.topk_threshold.fill_(0.8)
+    if architecture == "matching_pursuit":
+        one.W_dec /= one.W_dec.norm(dim=1, keepdim=True)
+    return one
+
+
+@case("saelens/temporal", "temporal", n_heads=2, bottleneck_factor=4)
+def saelens_refused(folder: Path, architecture: str, **settings: Any) -> Written:
+    """Codes of a token that depend on the tokens before it."""
+    one, x = sae(architecture, **settings), inputs()
+    one.save_model(folder)
+    return x, one.encode(x[None])[0], one(x[None])[0]
 
 
 OLD = {"d_in": D, "d_sae": WIDTH, "dtype": "torch.float32", "device": "cpu", "model_name": "tiny", "hook_point_layer": 3,
@@ -178,7 +224,8 @@ def dl_class(name: str) -> Any:
 @case("dictionary_learning/AutoEncoderTopK", "AutoEncoderTopK", K)
 @case("dictionary_learning/BatchTopKSAE", "BatchTopKSAE", K, threshold=0.9)
 @case("dictionary_learning/BatchTopKSAE_unmeasured", "BatchTopKSAE", K)
-@case("dictionary_learning/MatryoshkaBatchTopKSAE", "MatryoshkaBatchTopKSAE", K, [16, 16, 32], threshold=0.9)
+@case("dictionary_learning/MatryoshkaBatchTopKSAE", "MatryoshkaBatchTopKSAE", K, [WIDTH // 4, WIDTH // 4, WIDTH // 2],
+      threshold=0.9)
 @case("dictionary_learning/JumpReluAutoEncoder", "JumpReluAutoEncoder")
 def dictionary_learning(folder: Path, name: str, *given: Any, threshold: float | None = None) -> Written:
     """Weights and configuration as its `trainSAE` saves them."""
@@ -209,12 +256,68 @@ def dictionary_learning_trained(folder: Path) -> Written:
     return x, one.encode(x), one(x)
 
 
+# --- circuit-tracer ---------------------------------------------------------------------------------------------------
+
+HOOKS = {"feature_input_hook": "hook_resid_pre", "feature_output_hook": "hook_mlp_out"}
+
+
+@case("circuit_tracer/relu", jump=False)
+@case("circuit_tracer/jumprelu", jump=True)
+@case("circuit_tracer/skip", jump=True, skip=True)
+def circuit_tracer(folder: Path, jump: bool, skip: bool = False) -> Written:
+    """One layer of a set, read by the library itself."""
+    from circuit_tracer.transcoder.activation_functions import JumpReLU
+    from circuit_tracer.transcoder.single_layer_transcoder import SingleLayerTranscoder, load_transcoder_set
+    activation = JumpReLU(torch.zeros(WIDTH), 0.1) if jump else torch.nn.functional.relu
+    one, x = SingleLayerTranscoder(D, WIDTH, activation, 3, skip, dtype=torch.float32), inputs()
+    fill(one)
+    folder.mkdir(parents=True)
+    one.to_safetensors(str(folder / "layer_3.safetensors"))
+    (folder / "config.yaml").write_text(json.dumps({"model_kind": "transcoder_set", "model_name": "tiny", **HOOKS}))
+    read = load_transcoder_set({0: str(folder / "layer_3.safetensors")}, "", *HOOKS.values(), dtype=torch.float32,
+                               lazy_encoder=False, lazy_decoder=False)[0]
+    codes = read.encode(x)
+    return x, codes, read.decode(codes, x)
+
+
+@case("circuit_tracer/clt_relu", "relu")
+@case("circuit_tracer/clt_jumprelu", "jump_relu")
+def circuit_tracer_clt(folder: Path, activation: str) -> Written:
+    """A cross-layer transcoder: inputs [layers, n, d], codes [layers, n, width], reconstructions [layers, n, d]."""
+    from circuit_tracer.transcoder.cross_layer_transcoder import CrossLayerTranscoder, load_clt
+    one = CrossLayerTranscoder(LAYERS, WIDTH, D, activation, lazy_decoder=False, dtype=torch.float32)
+    fill(one)
+    one.to_safetensors(str(folder))
+    (folder / "config.yaml").write_text(json.dumps({"model_kind": "cross_layer_transcoder", "model_name": "tiny", **HOOKS}))
+    read, x = load_clt(str(folder), dtype=torch.float32, lazy_decoder=False), torch.stack([inputs() for _ in range(LAYERS)])
+    codes = read.encode(x)
+    return x, codes, read.decode(codes)
+
+
+# --- OpenAI -----------------------------------------------------------------------------------------------------------
+
+@case("openai/resid_post_mlp/autoencoders", "ReLU")
+@case("openai/resid_post_mlp_v5_32k/autoencoders", "TopK", normalize=True)
+def openai(folder: Path, activation: str, **settings: Any) -> Written:
+    """What its class computes; the keys of its published files, without what today's torch adds when it saves."""
+    from sparse_autoencoder.model import Autoencoder, TopK
+    one, x = Autoencoder(WIDTH, D, TopK(K) if activation == "TopK" else nn.ReLU(), **settings), inputs()
+    fill(one)
+    held = {name: value for name, value in one.state_dict().items() if isinstance(value, Tensor)}
+    state = {"activation_state_dict": {"k": K, "postact_fn": "ReLU"}} if activation == "TopK" else {}
+    folder.mkdir(parents=True)
+    torch.save({**held, "activation": activation, **state}, folder / "7.pt")
+    read = Autoencoder.from_state_dict(torch.load(folder / "7.pt"))
+    codes, info = read.encode(x)
+    return x, codes, read.decode(codes, info)
+
+
 @torch.no_grad()
 def main(folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)
-    for seed, (name, writer) in enumerate(CASES.items()):
-        torch.manual_seed(seed)
+    for name, writer in CASES.items():
+        torch.manual_seed(zlib.crc32(name.encode()))
         into = folder / name
         with torch.enable_grad() if "trained_scaled" in name else torch.no_grad():
             x, codes, made = writer(into)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,7 +11,7 @@ import tyro
 from . import folder, inputs
 
 if TYPE_CHECKING:
-    from ..network import Network
+    from ..network import Network, Site
 
 SAMPLE = 2_000   # activations on which a dictionary is checked
 
@@ -65,12 +66,20 @@ def convert(src: Annotated[Path, tyro.conf.Positional], dst: Annotated[Path, tyr
         report(net, made, data, src)
     if run:
         assert net is not None
-        as_run(net, made, dst, {"src": src, "dst": dst, "to": to, "format": format, "model": model, "data": data,
-                                "device": device, "pickle": pickle, "dtype": dtype, **told})
+        as_run(net, made, dst, {
+            "src": src, "dst": dst, "to": to, "format": format, "model": model, "data": data, "site": site, "target": target,
+            "center": center, "activation": activation, "k": k, "threshold": threshold, "scale": scale, "by_norm": by_norm,
+            "skip_special": skip_special, "dtype": dtype, "device": device, "pickle": pickle})
         print(f"The dictionaries are in {dst}; next: cutaway evaluate {dst}")
         return
-    for key, one in made.items():
-        print(f"Written: {save_dictionary(one, dst if len(made) == 1 else dst / key.replace('/', '+'), to)}")
+    fresh = not dst.exists()
+    try:
+        for key, one in made.items():
+            print(f"Written: {save_dictionary(one, dst if len(made) == 1 else dst / key.replace('/', '+'), to)}")
+    except ValueError:
+        if fresh:
+            shutil.rmtree(dst, ignore_errors=True)   # of several, those that could be written are no use alone
+        raise
 
 
 def read(src: Path, format: str | None, **options: Any) -> dict[str, Any]:
@@ -99,28 +108,34 @@ def report(net: Network, made: dict[str, Any], data: str, src: Path) -> None:
     """Print how well each dictionary reconstructs some activations of the network, with a warning where it does not."""
     import torch
 
-    from ..dictionaries import Dictionary
     from ..formats import check
     from ..observe import activations
     source = inputs.data(data, net).take(SAMPLE)
     for key, one in made.items():
-        if not isinstance(one, Dictionary):
-            continue
+        sites, n_read = places(net, one, src), len(one.reads)
+        rows = [[seen.kept(site.name) for site in sites] for seen in activations(net, source, sites)]
+        found = [torch.cat(parts).cpu() for parts in zip(*rows, strict=True)]
+        if found[0].shape[-1] != one.d:
+            raise ValueError(f"{src} was learned on activations of width {one.d}, but {sites[0].name} of {net.name} has "
+                             f"{found[0].shape[-1]}; it belongs to another network.")
+        fvu = check(one, (found[:n_read], found[n_read:]), src)
+        print(f"{key}: {one.width:,} latents; FVU {fvu:.4f} on {len(found[0]):,} activations of {source.name}")
+
+
+def places(net: Network, one: Any, src: Path) -> list[Site]:
+    """The sites of a network that a dictionary reads, and then those that it writes."""
+    from ..dictionaries import Dictionary
+    if isinstance(one, Dictionary):
         if not one.site:
             raise ValueError(f"{src} does not say where in {net.name} it reads; give --site, such as blocks.1.")
-        sites = [one.placed(net), one.written(net)]
-        pairs = [[seen.kept(site.name) for site in sites] for seen in activations(net, source, sites)]
-        n = sum(len(x) for x, _ in pairs)
-        fvu = check(one, tuple(torch.cat(parts).cpu() for parts in zip(*pairs, strict=True)), src)
-        print(f"{key}: {one.width:,} latents; FVU {fvu:.4f} on {n:,} activations of {source.name}")
+        return [one.placed(net), one.written(net)]
+    if not all((*one.reads, *one.writes)):
+        raise ValueError(f"{src} does not say, in names that {net.name} has, where each of its layers reads and writes.")
+    return [net.site(name) for name in (*one.reads, *one.writes)]
 
 
 def as_run(net: Network, made: dict[str, Any], dst: Path, arguments: dict[str, Any]) -> None:
     """Write a run's folder."""
-    from ..dictionaries import Dictionary
     from ..train import Run
-    if not all(isinstance(one, Dictionary) for one in made.values()):
-        raise ValueError("a cross-layer transcoder belongs to many sites and is in no run's folder; give a name that ends in "
-                         ".safetensors.")
     folder.begin(dst, "convert", arguments)
-    Run(net, None, {one.site: one for one in made.values()}, {}, {"converted": str(arguments["src"])}).save(dst)
+    Run(net, None, made, {}, {"converted": str(arguments["src"])}).save(dst)

@@ -26,15 +26,15 @@ def fits(path: Path) -> bool:
 
 
 def read(path: Path, pickle: bool = False, net: Network | None = None) -> Found:
-    said, t = config(path.parent / "config.yaml"), tensors(path)
     named = LAYER.fullmatch(path.name)
-    if named is None or not {"W_enc", "W_dec", "b_enc", "b_dec"} <= set(t):
-        raise ValueError(f"{path} should be layer_<i>.safetensors with W_enc, W_dec, b_enc and b_dec; it holds "
-                         f"{', '.join(sorted(t))}.")
+    if named is None:
+        raise ValueError(f"{path} should be a file layer_<i>.safetensors, with a config.yaml beside it.")
+    said, t = config(path.parent / "config.yaml"), tensors(path)
     hooks = {name: f"blocks.{named[1]}.{said.get(f'feature_{name}_hook', '')}" for name in ("input", "output")}
     return Found(W_enc=t["W_enc"], b_enc=t["b_enc"], W_dec=decoder(t, path), b_dec=t["b_dec"], center=False,
-                 activation="jumprelu" if THRESHOLD in t else "relu", threshold=t.get(THRESHOLD), W_skip=t.get("W_skip"),
-                 transcoder=True, site=sites.from_lens(hooks["input"], net), target=sites.from_lens(hooks["output"], net),
+                 activation="jumprelu" if THRESHOLD in t else "relu", threshold=positive(t.get(THRESHOLD), path),
+                 W_skip=t.get("W_skip"), transcoder=True, site=sites.from_lens(hooks["input"], net), hook=hooks["input"],
+                 target=sites.from_lens(hooks["output"], net),
                  network=said.get("model_name", ""), more={"format": "circuit-tracer", **said, **hooks})
 
 
@@ -46,10 +46,26 @@ def decoder(t: dict[str, Tensor], path: Path) -> Tensor:
     return t["W_dec"].T if shape == (d_out, width) else t["W_dec"]
 
 
+def positive(threshold: Tensor | None, path: Path) -> Tensor | None:
+    """Thresholds, unless some are below 0: circuit-tracer, unlike others, lets negative activations above those through."""
+    if threshold is not None and bool((threshold < 0).any()):
+        raise ValueError(f"{path} has thresholds below 0, with which circuit-tracer's activations are negative; that cannot be "
+                         "read.")
+    return threshold
+
+
 def parts(path: Path) -> dict[str, Path]:
-    """The files of a set by layer."""
+    """The files of a set by layer: those beside its config.yaml, or those that it lists."""
+    if not (path / "config.yaml").is_file():
+        return {}
     files = {int(named[1]): file for file in path.glob("layer_*.safetensors") if (named := LAYER.fullmatch(file.name))}
-    return {str(i): files[i] for i in sorted(files)} if (path / "config.yaml").is_file() else {}
+    if not files and not (path / "W_enc_0.safetensors").is_file():
+        files = {i: path / str(one) for i, one in enumerate(config(path / "config.yaml").get("transcoders") or [])}
+        lacking = next((file for file in files.values() if not file.is_file()), None)
+        if lacking is not None:
+            raise ValueError(f"{path / 'config.yaml'} lists {lacking.relative_to(path)}, which is not in its folder; download "
+                             "what it lists, and read each file by itself.")
+    return {str(i): files[i] for i in sorted(files)}
 
 
 def write(dictionary: Dictionary, path: Path) -> Path:

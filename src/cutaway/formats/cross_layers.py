@@ -15,7 +15,7 @@ from ..dictionaries.jump import Jump
 from ..dictionaries.parts import ReLU
 from ..files import write_safetensors
 from ..network import Network
-from . import circuit_tracer, sites
+from . import circuit_tracer, gains, sites
 from .tensors import config, optional, tensors
 
 
@@ -30,6 +30,7 @@ class Layer:
     threshold: Tensor | None
     site: str = ""
     target: str = ""
+    hook: str = ""
 
 
 def fits(path: Path) -> bool:
@@ -38,6 +39,9 @@ def fits(path: Path) -> bool:
 
 def read(path: Path, net: Network | None = None, dtype: torch.dtype | None = torch.float32) -> CrossLayer:
     """A cross-layer transcoder whole, as it has a meaning only with all layers."""
+    if not fits(path):
+        raise ValueError(f"{path} is no folder of a cross-layer transcoder: circuit-tracer's hold W_enc_0.safetensors, and "
+                         "Gemma Scope 2's, with clt in their path, a file with layer_<i> in its name for each layer.")
     layers = _circuit_tracer(path, net) if (path / "W_enc_0.safetensors").is_file() else _gemma(path)
     n, (width, d) = len(layers), layers[0].W_enc.shape
     jumps = [layer.threshold is not None for layer in layers]
@@ -51,7 +55,10 @@ def read(path: Path, net: Network | None = None, dtype: torch.dtype | None = tor
         return nn.Parameter((x if dtype is None else x.to(dtype)).contiguous(), requires_grad=False)
 
     for i, layer in enumerate(layers):
-        for held, value in ((made.W_enc, layer.W_enc), (made.b_enc, layer.b_enc), (made.b_dec, layer.b_dec),
+        W_enc, b_enc = layer.W_enc, layer.b_enc
+        if net is not None and layer.site and gains.missing(layer.hook):
+            W_enc, b_enc = gains.at_input(W_enc, b_enc, layer.hook, net)
+        for held, value in ((made.W_enc, W_enc), (made.b_enc, b_enc), (made.b_dec, layer.b_dec),
                             (made.W_dec, later(layer.W_dec, i, n, path))):
             held[i] = own(value)
         if layer.threshold is not None:
@@ -76,9 +83,10 @@ def _circuit_tracer(path: Path, net: Network | None) -> list[Layer]:
     said, layers = config(path / "config.yaml"), []
     for i in range(len(list(path.glob("W_enc_*.safetensors")))):
         t = tensors(path / f"W_enc_{i}.safetensors")
-        hooks = [f"blocks.{i}.{said.get(f'feature_{side}_hook', '')}" for side in ("input", "output")]
+        read, written = (f"blocks.{i}.{said.get(f'feature_{side}_hook', '')}" for side in ("input", "output"))
         layers.append(Layer(t[f"W_enc_{i}"], t[f"b_enc_{i}"], tensors(path / f"W_dec_{i}.safetensors")[f"W_dec_{i}"],
-                            t[f"b_dec_{i}"], t.get(f"threshold_{i}"), *(sites.from_lens(hook, net) for hook in hooks)))
+                            t[f"b_dec_{i}"], circuit_tracer.positive(t.get(f"threshold_{i}"), path), sites.from_lens(read, net),
+                            sites.from_lens(written, net), read))
     return layers
 
 

@@ -64,7 +64,7 @@ def read(path: Path, pickle: bool = False, net: Network | None = None) -> Found:
     linear = "encoder.weight" in t
     site = re.fullmatch(r"resid_post_layer_(\d+)", trainer.get("submodule_name") or "")
     found = Found(
-        W_enc=t["encoder.weight"] if linear else t["W_enc"].T, W_dec=t["decoder.weight"].T if linear else t["W_dec"],
+        W_enc=t["encoder.weight"] if linear else t["W_enc"].mT, W_dec=t["decoder.weight"].mT if linear else t["W_dec"],
         b_enc=next(t[key] for key in ("encoder.bias", "b_enc", "mag_bias") if key in t), b_dec=t[kind.b_dec],
         center=kind.center, activation=kind.activation, k=int(t["k"]) if "k" in t else None, threshold=t.get("threshold"),
         scale=None if backup and held.get("norm_factor") is not None else 1.0,

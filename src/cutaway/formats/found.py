@@ -15,14 +15,15 @@ from ..dictionaries.abs_topk import LargestMagnitude
 from ..dictionaries.anchored import NORMS, Normed
 from ..dictionaries.group_max import GroupLargest
 from ..dictionaries.jump import Jump
+from ..dictionaries.mp_sae import Pursuit
 from ..dictionaries.parts import ReLU, TopK
 from ..dictionaries.transcoder import Transcoder
 
-# Which latents fire: Cutaway's sparsifier, from k.
-ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+# Which latents fire: Cutaway's sparsifier, from k and what else there is to say of it.
+ACTIVATIONS: dict[str, Callable[..., Any]] = {
     "relu": lambda k: ReLU(), "topk": TopK, "jumprelu": lambda k: Jump(), "abstopk": LargestMagnitude,
-    "groupmax": GroupLargest}
-COUNTED = ("topk", "abstopk", "groupmax")
+    "groupmax": GroupLargest, "matching-pursuit": Pursuit}
+COUNTED = ("topk", "abstopk", "groupmax", "matching-pursuit")
 
 # What the user must say where a file does not: the question and the choices.
 QUESTIONS = {
@@ -43,7 +44,9 @@ class Found:
     number. center: b_dec is taken from the input. activation: a name in ACTIVATIONS. scale: what the input is multiplied by,
     or a name in NORMS; scale_out: the same for the output, where it differs. by_norm: latents are chosen by pre-activation
     times the norm of their decoder row. site, target: in Cutaway's names; path: the model's own. skip_tokens: ids of
-    tokens that it was not trained on. choices: other words for a question of this format.
+    tokens that it was not trained on. rule: settings of the activation besides k. tied: the decoder's rows are the encoder's.
+    hook: TransformerLens's name of where it reads, which says whether that is before a norm's gain. choices: other words for a
+    question of this format.
     """
 
     W_enc: Tensor
@@ -65,6 +68,9 @@ class Found:
     skip_tokens: tuple[int, ...] = ()
     network: str = ""
     data: str = ""
+    rule: dict[str, Any] = field(default_factory=dict)
+    tied: bool = False
+    hook: str = ""
     more: dict[str, Any] = field(default_factory=dict)
     choices: dict[str, str] = field(default_factory=dict)
 
@@ -97,6 +103,11 @@ class Found:
 
     def checked(self, name: Path) -> Found:
         """With shapes that fit each other; ValueError with what was found otherwise."""
+        for key in ("W_enc", "W_dec"):
+            axes = list(getattr(self, key).shape)
+            if len(axes) != 2:
+                raise ValueError(f"{name} should have an encoder and a decoder of two axes; its {key} is {axes}, as those of "
+                                 "dictionaries of several sites are, which are not read from this format.")
         width, d = self.W_enc.shape
         d_out = self.W_dec.shape[1]
         wanted: dict[str, tuple[int, ...]] = {"W_dec": (width, d_out), "b_enc": (width,), "b_dec": (d_out,)}
@@ -108,6 +119,10 @@ class Found:
             if tuple(getattr(self, key).shape) != shape:
                 raise ValueError(f"{name} does not fit together: {key} should be {list(shape)} for an encoder of {width} "
                                  f"latents and width {d}; found {list(getattr(self, key).shape)}.")
+        most = d if self.activation == "matching-pursuit" else width   # steps, in which latents may come again
+        if self.needs("k") and (not isinstance(self.k, int | float) or self.k not in range(1, max(most, width) + 1)):
+            raise ValueError(f"{name} should say a whole number of latents for each token, from 1 to {width}; found "
+                             f"k={self.k!r}.")
         if not self.transcoder and d_out != d:
             raise ValueError(f"{name} reads width {d} and writes width {d_out}, so it is a transcoder and not an autoencoder.")
         return self
@@ -136,7 +151,8 @@ def gated(found: Found, r_mag: Tensor, b_gate: Tensor, b_mag: Tensor) -> Found:
 def built(found: Found, dtype: torch.dtype | None) -> Dictionary:
     """The smallest dictionary that computes what the file means; scales and what is not subtracted go into the weights.
 
-    dtype: of the tensors; None leaves the file's. Nothing is copied that need not be: plain tensors stay mapped to the file.
+    dtype: of the tensors; None leaves the file's. Nothing is copied that need not be: tensors stay mapped to the file, and one
+    that lies there by columns is copied into rows when it is first computed with.
     """
     def ours(x: Tensor) -> Tensor:
         return x if dtype is None else x.to(dtype)
@@ -146,8 +162,7 @@ def built(found: Found, dtype: torch.dtype | None) -> Dictionary:
     if found.activation == "jumprelu":
         threshold = ours(torch.as_tensor(found.threshold, dtype=b_enc.dtype)).expand(len(b_enc)).clamp(min=0)
     if found.by_norm:
-        norms = W_dec.norm(dim=1)
-        W_enc, b_enc, W_dec = W_enc * norms[:, None], b_enc * norms, W_dec / norms[:, None]
+        W_enc, b_enc, W_dec = unit_rows(W_enc, b_enc, W_dec)
     skip = None if found.W_skip is None else ours(found.W_skip)
     if isinstance(found.scale, int | float) and (found.scale != 1 or found.scale_out not in (None, 1)):
         out = found.scale if found.scale_out is None else found.scale_out
@@ -155,7 +170,7 @@ def built(found: Found, dtype: torch.dtype | None) -> Dictionary:
         skip = None if skip is None else skip * (found.scale / out)
     if not found.transcoder and not found.center:
         b_enc = b_enc + W_enc @ b_dec   # so that it may be taken from the input, as everywhere in Cutaway
-    (width, d), sparsify = W_enc.shape, ACTIVATIONS[str(found.activation)](found.k)
+    (width, d), sparsify = W_enc.shape, ACTIVATIONS[str(found.activation)](found.k and int(found.k), **found.rule)
     facts = Facts(found.site, found.path, found.network, found.data, skip_tokens=found.skip_tokens, recipe=found.more)
     if found.transcoder and isinstance(found.scale, str):
         raise ValueError(f"a transcoder whose input is normalised by {found.scale} for each token cannot be read.")
@@ -164,16 +179,24 @@ def built(found: Found, dtype: torch.dtype | None) -> Dictionary:
         if found.transcoder:
             made = Transcoder(d, width, sparsify, facts, d_out=W_dec.shape[1], skip=skip is not None, target=found.target)
         elif isinstance(found.scale, str):
-            made = Normed(d, width, sparsify, facts, norm=found.scale)
+            made = Normed(d, width, sparsify, facts, found.tied, norm=found.scale)
         else:
-            made = Dictionary(d, width, sparsify, facts)
+            made = Dictionary(d, width, sparsify, facts, found.tied)
     own = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec, "W_skip": skip}
     for name, value in own.items():
         if value is not None:
-            setattr(made, name, nn.Parameter(value.contiguous(), requires_grad=False))
+            setattr(made, name, nn.Parameter(value, requires_grad=False))
+    if found.tied:
+        made.W_enc = made.W_dec
     if threshold is not None:
         made.extra["threshold"] = nn.Parameter(threshold.contiguous(), requires_grad=False)
     return made.requires_grad_(False)
+
+
+def unit_rows(W_enc: Tensor, b_enc: Tensor, W_dec: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same function with decoder rows of norm 1, whose norms are the codes' units."""
+    norms = W_dec.norm(dim=1)
+    return W_enc * norms[:, None], b_enc * norms, W_dec / norms[:, None]
 
 
 @dataclass(frozen=True)
@@ -192,7 +215,8 @@ class Plain:
     dictionary: Dictionary
 
 
-PARTS: dict[type, str] = {ReLU: "relu", TopK: "topk", Jump: "jumprelu", LargestMagnitude: "abstopk", GroupLargest: "groupmax"}
+PARTS: dict[type, str] = {ReLU: "relu", TopK: "topk", Jump: "jumprelu", LargestMagnitude: "abstopk", GroupLargest: "groupmax",
+                          Pursuit: "matching-pursuit"}
 
 
 def plain(dictionary: Dictionary, format: str, activations: tuple[str, ...], center: bool = True,

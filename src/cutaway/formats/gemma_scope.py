@@ -13,10 +13,12 @@ from ..dictionaries import Dictionary
 from ..dictionaries.transcoder import Transcoder
 from ..files import write as write_file
 from ..network import Network
+from . import sites
 from .found import Found, plain
 from .tensors import tensors
 
 KEYS = {"W_enc", "W_dec", "b_enc", "b_dec", "threshold"}
+REPOSITORY = re.compile(r"gemma-scope-(\w+)-(pt|it)-(res|att|mlp|transcoders)")
 SITES = {"res": "blocks.{i}", "att": "blocks.{i}.attn.heads", "mlp": "blocks.{i}.mlp"}
 
 
@@ -29,13 +31,14 @@ def read(path: Path, pickle: bool = False, net: Network | None = None) -> Found:
     t, where = tensors(path), path.resolve().as_posix()
     if set(t) != KEYS:
         raise ValueError(f"{path} holds {', '.join(sorted(t))}; Gemma Scope's files hold {', '.join(sorted(KEYS))}.")
-    repository = re.search(r"gemma-scope-(\w+)-(pt|it)-(res|att|mlp|transcoders)", where)
+    repository = REPOSITORY.search(where)
     layer = re.search(r"/layer_(\d+)/", where)
     kind, i = repository[3] if repository else "", layer[1] if layer else ""
     embedding = "/embedding/" in where
     found: dict[str, Any] = {"site": SITES[kind].format(i=i) if kind in SITES and i else "embed" if embedding else ""}
     if kind == "transcoders":
-        found = {"site": f"model.layers.{i}.mlp:in", "target": f"blocks.{i}.mlp", "transcoder": True}
+        hook = f"blocks.{i}.ln2.hook_normalized"
+        found = {"site": sites.from_lens(hook, net), "hook": hook, "target": f"blocks.{i}.mlp", "transcoder": True}
     return Found(W_enc=t["W_enc"].T, b_enc=t["b_enc"], W_dec=t["W_dec"], b_dec=t["b_dec"], center=False,
                  activation="jumprelu", threshold=t["threshold"], scale=None if embedding else 1.0,
                  network=f"google/gemma-2-{repository[1]}{'' if repository[2] == 'pt' else '-it'}" if repository else "",
@@ -49,6 +52,10 @@ def write(dictionary: Dictionary, path: Path) -> Path:
     p = plain(dictionary, "Gemma Scope", ("relu", "jumprelu"), center=False, kinds=(Dictionary, Transcoder))
     if p.W_skip is not None:
         raise ValueError("Gemma Scope's npz has no skip connection; write gemma-scope-2 or cutaway's own format.")
+    repository = REPOSITORY.search(path.resolve().as_posix())
+    if p.transcoder and repository and repository[3] == "transcoders":
+        raise ValueError(f"transcoders in a folder {repository[0]} are read as what was learned before a norm's gain, and this "
+                         f"one reads {dictionary.site or 'an unknown site'}; write it elsewhere, or as gemma-scope-2.")
     threshold = np.zeros(len(p.W_enc), np.float32) if p.threshold is None else p.threshold.numpy()
     arrays = {"W_enc": p.W_enc.T.contiguous().numpy(), "W_dec": p.W_dec.numpy(), "b_enc": p.b_enc.numpy(),
               "b_dec": p.b_dec.numpy(), "threshold": threshold}

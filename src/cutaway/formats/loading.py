@@ -19,6 +19,7 @@ from . import (
     circuit_tracer,
     cross_layers,
     dictionary_learning,
+    gains,
     gemma_scope,
     gemma_scope_2,
     llama_scope,
@@ -59,9 +60,11 @@ def load_dictionary(path: str | Path, format: str | None = None, site: str | Non
 
     path: the file or folder. format: one of `cutaway.formats.NAMES`; left out, by what the folder holds.
     site, target: where it reads, and for a transcoder writes, in Cutaway's names; needed where the file does not say.
-    net: the network, by which names are understood that mean different modules in different models.
-    sample: activations [n, d] of the site (for a transcoder a pair, with those of its target): its reconstruction of them is
-        checked, with a warning where it explains less than nothing (FVU above 1).
+    net: the network, by which names are understood that mean different modules in different models, and whose norms' gains
+        are folded in where a dictionary was learned before them.
+    sample: activations [n, d] of the site (for a transcoder a pair, with those of its target, and for a cross-layer one a pair
+        of lists, one of each layer): its reconstruction of them is checked, with a warning where it explains less than
+        nothing (FVU above 1).
     pickle: also read a torch pickle, with weights_only. dtype: of the tensors; None leaves the file's.
     center, activation, k, threshold, scale, by_norm: a convention that the file does not say; see `Found`. Nothing is
         guessed: what is lacking is asked for, with the choices, and what contradicts the file is refused.
@@ -81,16 +84,21 @@ def load_dictionary(path: str | Path, format: str | None = None, site: str | Non
         if given:
             raise ValueError(f"{path} says all of its conventions itself; leave out {', '.join(given)}.")
         made = _own(path, site) if name == OWN else cross_layers.read(path, net, DTYPES.get(dtype or ""))
-        if isinstance(made, CrossLayer) and (site or target or sample is not None or skip_tokens is not None):
-            raise ValueError("a cross-layer transcoder has a site for each layer, which its files say; leave out site, target, "
-                             "sample and skip_tokens.")
+        if isinstance(made, CrossLayer) and (site or target or skip_tokens is not None):
+            raise ValueError("a cross-layer transcoder has a site for each layer, which its files say; leave out site, target "
+                             "and skip_tokens.")
     else:
         found = FORMATS[name].read(path, pickle, net)
         if target is not None and not found.transcoder:
             found = replace(found, transcoder=True)
         found = found.settled(path, said).checked(path)
+        if gains.missing(found.hook) and site and not found.site:
+            raise ValueError(f"{path} reads {found.hook}, which is before a norm's gain and so no site of a network: leave out "
+                             "site, and give the network, by net= or --model, whose gain is then folded in.")
         made = built(replace(found, site=_place("site", path, found.site, site),
                              target=_place("target", path, found.target, target)), DTYPES.get(dtype or ""))
+        if gains.missing(found.hook) and found.site and net is not None:
+            gains.folded(made, found.hook, net)
     if net is not None and isinstance(made, Dictionary) and made.site:
         made.facts = replace(made.facts, path=made.placed(net).path)
     if skip_tokens is not None and isinstance(made, Dictionary):
@@ -168,6 +176,8 @@ def _own(path: Path, site: str | None) -> Any:
     """A file of Cutaway, or the only dictionary (or that of a site) of a run's folder."""
     if path.is_dir():
         files = {file.stem.replace("+", "/"): file for file in sorted((path / "dictionaries").glob("*.safetensors"))}
+        if not files:
+            raise ValueError(f"{path} holds no dictionaries of Cutaway.")
         chosen = [file for key, file in files.items() if site in (None, key, Dictionary.load(file).site)]
         if len(chosen) != 1:
             raise ValueError(f"{path} has dictionaries at {', '.join(files) or 'no site'}; say which with site=.")
@@ -190,14 +200,18 @@ def _place(which: str, path: Path, own: str, given: str | None) -> str:
 @torch.no_grad()
 def check(dictionary: Any, sample: Any, name: Path) -> float:
     """FVU of the reconstruction of sample activations, about the mean of each dimension; a warning where it is above 1."""
-    x, y = sample if isinstance(sample, tuple | list) else (sample, sample)
-    x, y = (torch.as_tensor(z).float().flatten(0, -2) for z in (x, y))
-    if len(x) < 2:
-        raise ValueError(f"a check needs at least 2 activations; found {len(x)}.")
-    made = dictionary(x.to(dictionary.W_enc.dtype)).double()
-    fvu = float((made - y).pow(2).sum() / (y.double() - y.double().mean(0)).pow(2).sum())
+    pair = sample if isinstance(sample, tuple | list) else (sample, sample)
+    x, y = ([torch.as_tensor(z).float().flatten(0, -2) for z in (part if isinstance(part, tuple | list) else [part])]
+            for part in pair)
+    n = min(map(len, [*x, *y]))
+    if n < 2:
+        raise ValueError(f"a check needs at least 2 activations; found {n}.")
+    whole = isinstance(dictionary, CrossLayer)
+    x = [z.to((dictionary.W_enc[0] if whole else dictionary.W_enc).dtype) for z in x]
+    made, wanted = torch.cat(dictionary(x) if whole else [dictionary(x[0])], -1).double(), torch.cat(y, -1).double()
+    fvu = float((made - wanted).pow(2).sum() / (wanted - wanted.mean(0)).pow(2).sum())
     if not fvu <= 1:
-        warnings.warn(f"{name} explains less of {len(x):,} sample activations than their mean does (FVU {fvu:.2f}): the "
+        warnings.warn(f"{name} explains less of {n:,} sample activations than their mean does (FVU {fvu:.2f}): the "
                       "activations are of another site or network, or scaled differently, or a convention is wrong.",
                       stacklevel=3)
     return fvu

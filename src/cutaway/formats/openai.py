@@ -53,7 +53,8 @@ def write(dictionary: Dictionary, path: Path) -> Path:
         raise ValueError("OpenAI's files give each input a layer norm where the activation is TopK, and none where it is ReLU; "
                          f"this dictionary is {p.activation} with {norm or 'no norm'}.")
     t = {"pre_bias": p.b_dec, "encoder.weight": p.W_enc, "latent_bias": p.b_enc, "decoder.weight": p.W_dec.T,
-         "stats_last_nonzero": torch.zeros(len(p.W_enc), dtype=torch.int64)}
+         "stats_last_nonzero": torch.zeros(len(p.W_enc), dtype=torch.int64),     # their class asks for these three too
+         "latents_activation_frequency": torch.ones(len(p.W_enc)), "latents_mean_square": torch.zeros(len(p.W_enc))}
     said = {"activation": "ReLU"} if p.k is None else {
         "activation": "TopK", "activation_state_dict": {"k": p.k, "postact_fn": "ReLU"}}
     path = path if path.suffix == ".pt" else path.with_name(path.name + ".pt")

@@ -12,14 +12,15 @@ import re
 from ..network import Network
 
 # What follows `blocks.{i}.` in TransformerLens, and what follows it in Cutaway ("" is the block itself).
-LENS = {"hook_resid_post": "", "hook_attn_out": "attn", "hook_mlp_out": "mlp", "mlp.hook_out": "mlp",
-        "attn.hook_z": "attn.heads", "mlp.hook_post": "mlp.neurons"}
+LENS = {"hook_resid_post": "", "hook_attn_out": "attn", "hook_mlp_out": "mlp", "attn.hook_z": "attn.heads",
+        "mlp.hook_post": "mlp.neurons"}
 BACK = {ours: theirs for theirs, ours in reversed(LENS.items())}
 
 # TransformerLens's hooks that are a module's input or output in transformers, by family: the path inside a block.
 MLP_NORM = {"gpt2": "ln_2", "llama": "post_attention_layernorm", "mixture-of-experts": "post_attention_layernorm",
             "gemma": "pre_feedforward_layernorm"}
-INSIDE = {"hook_resid_mid": "{norm}:in", "hook_mlp_in": "mlp:in", "mlp.hook_in": "mlp:in", "ln2.hook_normalized": "mlp:in"}
+INSIDE = {"hook_resid_mid": "{norm}:in", "hook_mlp_in": "{norm}:in", "mlp.hook_in": "mlp:in", "ln2.hook_normalized": "mlp:in",
+          "mlp.hook_out": "mlp:out"}
 
 # The same for module paths of the Gemma family.
 GEMMA = {"": "", "post_attention_layernorm": "attn", "post_feedforward_layernorm": "mlp"}
@@ -29,8 +30,8 @@ BLOCK = re.compile(r"^(?:(.*)\.)?(?:layers|layer|h|blocks)\.(\d+)(?:\.(.+))?$")
 def from_lens(hook: str, net: Network | None = None) -> str:
     """Cutaway's name of a TransformerLens hook, or "" where it has none that holds without the network.
 
-    The input of the MLP (`hook_mlp_in`, `mlp.hook_in`, `ln2.hook_normalized`) is the normalised stream as the MLP's module
-    takes it, with the norm's weights applied.
+    `hook_mlp_in` is the stream before the norm, and `mlp.hook_in` what the MLP's module takes. `ln2.hook_normalized` is that
+    before the norm's gain, which `gains` makes good; `mlp.hook_out` is before the norm that follows an MLP in Gemma.
     """
     parts = re.fullmatch(r"blocks\.(\d+)\.(.+)", hook)
     if not parts:
@@ -43,7 +44,8 @@ def from_lens(hook: str, net: Network | None = None) -> str:
     family = net.family if net is not None else None
     if net is None or family is None or inside not in INSIDE or family.name not in MLP_NORM:
         return ""
-    return f"{net.prefix}{family.blocks}.{block}.{INSIDE[inside].format(norm=MLP_NORM[family.name])}"
+    path, _, io = INSIDE[inside].format(norm=MLP_NORM[family.name]).partition(":")
+    return from_path(f"{net.prefix}{family.blocks}.{block}.{path}", io, net)
 
 
 def to_lens(site: str) -> str:

@@ -14,21 +14,34 @@ import torch
 from torch import Tensor
 
 
+class Named(dict[str, Any]):
+    """What a file holds by name; what is asked for and not there is told with what is."""
+
+    def __init__(self, path: Path, held: dict[str, Any]):
+        super().__init__(held)
+        self.path = path
+
+    def __missing__(self, name: str) -> Any:
+        raise ValueError(f"{self.path} lacks {name!r}; it holds {', '.join(sorted(map(str, self))) or 'nothing'}.")
+
+
 def tensors(path: Path, pickle: bool = False) -> dict[str, Any]:
     """What a file holds by name: tensors, and in a pickle also numbers, text and dicts.
 
     pickle: also read torch pickles, with `weights_only`. Raises FileNotFoundError, or ValueError for what is damaged,
     a pickle that was not allowed, or a pickle with more in it than weights.
     """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give the file in it that holds the tensors.")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}.")
     kinds = {".safetensors": _safetensors, ".npz": _npz}
     if path.suffix in kinds:
-        return kinds[path.suffix](path)
+        return Named(path, kinds[path.suffix](path))
     if not pickle:
         raise ValueError(f"{path} is a pickle, and only safetensors and npz are read unless you say otherwise. If you trust "
                          "it, pass pickle=True (on the command line --pickle); it is then read with weights_only.")
-    return _pickle(path)
+    return Named(path, _pickle(path))
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
@@ -75,7 +88,8 @@ def _pickle(path: Path) -> dict[str, Any]:
     except UnpicklingError as error:
         raise ValueError(f"{path} holds a pickle with more in it than weights, and that is never run.") from error
     except (RuntimeError, EOFError, ValueError) as error:
-        raise ValueError(f"{path} is not a whole file of torch.save ({str(error).splitlines()[0]}); copy it again.") from error
+        reason = f"{error}\n".splitlines()[0].split(". ")[0] or type(error).__name__
+        raise ValueError(f"{path} is not a whole file of torch.save ({reason}); copy it again.") from error
     if not isinstance(held, dict):
         raise ValueError(f"{path} holds {type(held).__name__}, but a dictionary's file holds tensors by name.")
     return held
@@ -85,18 +99,15 @@ def config(path: Path) -> dict[str, Any]:
     """A JSON or YAML file that a reader needs."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path.name} in {path.parent}, and it says how the tensors are to be read.")
-    text = path.read_text(encoding="utf-8")
+    import yaml
     try:
-        if path.suffix in (".yaml", ".yml"):
-            import yaml
-            read = yaml.safe_load(text)
-        else:
-            read = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{path} is not whole: {error}.") from error
+        text = path.read_text(encoding="utf-8")
+        read = yaml.safe_load(text) if path.suffix in (".yaml", ".yml") else json.loads(text)
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} is not whole ({str(error).splitlines()[0]}); copy it again.") from error
     if not isinstance(read, dict):
         raise ValueError(f"{path} should hold settings by name; found {type(read).__name__}.")
-    return read
+    return Named(path, read)
 
 
 def optional(path: Path) -> dict[str, Any]:

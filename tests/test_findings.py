@@ -72,7 +72,8 @@ def test_depth_is_measured_on_every_transformer_and_leaves_it_alone(name: str):
     assert torch.isnan(use.whole.later.tril()[torch.ones(3, 3).tril().bool()]).all()
     assert (use.whole.later[0, 1:] > 0).all() and (use.whole.later_max[0, 1:] >= use.whole.later[0, 1:]).all()
     said = name not in ("bert-encoder",)
-    assert torch.isfinite(use.whole.output).all() == said and 0 <= use.depth <= 1
+    assert torch.isfinite(use.whole.output).all() == torch.isfinite(use.erased).all() == said and 0 <= use.depth <= 1
+    assert torch.isfinite(use.direct[0, 1:]).all() and (use.lens is not None) == said
 
 
 def test_additions_and_effects_are_those_of_the_definition():
@@ -119,7 +120,49 @@ def test_effects_at_future_tokens_go_through_attention_alone():
 def test_depth_is_the_mean_block_weighted_by_its_effect():
     later = torch.tensor([[np.nan, 1.0, 1.0], [np.nan, np.nan, 3.0], [np.nan] * 3])
     effect = Effect(later, later, torch.zeros(3), torch.zeros(3), 1)
-    assert DepthUse({}, {}, effect, effect, 1, 1).depth == pytest.approx(0.75) and effect.on_later.tolist() == [1, 3]
+    use = DepthUse({}, {}, effect, effect, later, torch.zeros(3), None, 1, 1)
+    assert use.depth == pytest.approx(0.75) and effect.on_later.tolist() == [1, 3]
+
+
+def test_what_a_block_reads_directly_is_measured_in_its_own_input_alone():
+    net, of = network("llama"), data("llama")
+    batch, use = of.rows(slice(None)), depth_use(network("llama"), data("llama"), cuts=1)
+    h, first = states(net, batch), torch.zeros(10).index_fill(0, torch.tensor(0), 1.0)
+    for s, later in ((0, 1), (0, 2), (1, 2)):
+        given = h[s + 1] - h[s]
+        with net.edited(Edit(f"blocks.{later - 1}", lambda z, at, given=given: z - given, first, "t")):
+            seen = states(net, batch)
+        change = h[later + 1] - h[later]
+        moved = (change - (seen[later + 1] - seen[later])).norm(dim=-1) / change.norm(dim=-1)
+        assert float(use.direct[s, later]) == pytest.approx(float(moved[:, 1:].mean()), rel=1e-4)
+    assert not torch.isfinite(use.direct[~torch.ones(3, 3).triu(1).bool()]).any()
+    assert float(use.direct[0, 1]) == pytest.approx(float(use.whole.later[0, 1]), rel=1e-4)  # nothing lies between them
+    assert abs(float(use.direct[0, 2] - use.whole.later[0, 2])) > 1e-3
+
+
+def test_the_lens_is_the_last_norm_and_output_after_each_block():
+    net, of = network("llama"), data("llama")
+    batch, use = of.rows(slice(None)), depth_use(network("llama"), data("llama"), cuts=1)
+    h, final = states(net, batch), net.logits(batch).detach().log_softmax(-1)
+    early = net.module.lm_head(net.module.model.norm(h[2])).detach().log_softmax(-1)
+    assert float(use.lens.kl[1]) == pytest.approx(float((early.exp() * (early - final)).sum(-1).mean()), rel=1e-4)
+    top, wanted = (x.topk(5).indices for x in (early, final))
+    both = zip(top.flatten(0, 1).tolist(), wanted.flatten(0, 1).tolist(), strict=True)
+    same = np.mean([len({*a} & {*b}) / 5 for a, b in both])
+    assert float(use.lens.top[1]) == pytest.approx(same, abs=1e-6)
+    assert float(use.lens.kl[2]) == pytest.approx(0, abs=1e-6) and float(use.lens.top[2]) == pytest.approx(1)
+    assert depth_use(network("bert-encoder"), data("bert-encoder"), cuts=1).lens is None
+
+
+def test_an_erased_state_is_its_mean_up_to_the_cut():
+    net, of = network("llama"), data("llama")
+    batch, use = of.rows(slice(None)), depth_use(network("llama"), data("llama"), cuts=3)  # rows of 10 are cut after token 5
+    place, mean = torch.arange(10), states(net, batch)[1].flatten(0, 1).mean(0)
+    with net.edited(Edit("blocks.0", lambda z, at: mean, ((place == 0) | (place > 5)).float(), "t")):
+        said = net.logits(batch)
+    apart = (net.logits(batch).softmax(-1) - said.softmax(-1)).norm(dim=-1)[:, 6:].detach()
+    assert float(use.erased[0]) == pytest.approx(float(apart.mean()), rel=1e-4) and (use.erased[:2] > 0).all()
+    assert float(use.erased[2]) == pytest.approx(0, abs=1e-6)     # nobody reads earlier states after the last block
 
 
 # --- void layers ----------------------------------------------------------------------------------------------------------
@@ -237,6 +280,7 @@ def test_masks_hold_while_a_copy_is_trained():
 def test_without_training_the_metric_is_that_of_the_edits():
     net, of = network("llama"), data("llama")
     found = essential_sparsity(net, of, grid=(0.5,), sites="blocks.1.mlp")
+    assert essential_sparsity(net, of, grid=(0.5,), sites="blocks.1.mlp", dense=7.0) == replace(found, dense=7.0)
     assert found.dense == pytest.approx(cw.measure(net, of)["loss"].value) and found.values[0] != found.dense
     with pytest.raises(ValueError, match="chosen by global, layer"):
         essential_sparsity(net, of, how="best")
@@ -570,7 +614,7 @@ def test_the_verdict_on_depth_compares_the_halves():
     def use(values: Sequence[float], seed: int) -> DepthUse:
         x = torch.tensor(values) * (1 + 0.02 * seed)
         effect = Effect(x[:, None].expand(4, 4), x[:, None].expand(4, 4), x, x, 10)
-        return DepthUse({"block": x}, {"block": x}, effect, effect, 10, 1)
+        return DepthUse({"block": x}, {"block": x}, effect, effect, effect.later, x, None, 10, 1)
 
     for values, verdict in (((4.0, 3.0, 2.0, 1.0), True), ((1.0, 2.0, 3.0, 4.0), False)):
         rows = [{"trained": use(values, seed), "untrained": use((1.0, 1.0, 1.1, 1.0), seed)} for seed in range(3)]

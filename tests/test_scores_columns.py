@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -364,6 +364,91 @@ def test_the_table_of_estimators_says_which_to_use() -> None:
 def test_a_network_without_blocks_is_judged_where_one_says() -> None:
     found = which_to_trust(double("mlp"), data("mlp"), data("mlp", rows=12), ["neurons"], sites=["1:out"], metric=loss)[0]
     assert "wanda" not in found.trusts and found.trusts["gradient"].metric == "loss" and len(found.units) == 16
+
+
+@pytest.mark.parametrize(("name", "kind", "score"), [
+    ("bert", "sublayers", "block_influence"), ("bert", "sublayers", "relative_norm"), ("mixtral", "heads", "relevance")])
+def test_what_a_network_does_not_allow_is_left_out_with_its_reason(name: str, kind: str, score: str) -> None:
+    of, check = data(name), data(name, rows=9)
+    found = which_to_trust(network(name), of, check, [kind], n=8)[0]
+    assert score in found.left_out and score not in found.trusts and len(found.trusts) > 8
+    assert {"gradient", "fisher", "path", "activation"} <= set(found.trusts) and found.words.startswith(f"For {kind} ")
+    assert found.trusts["fisher"].metric == "row_loss" and len(found.left_out[score]) > 20
+    with pytest.raises(ValueError, match="no option 'colour' of scores; there are .*metric"):
+        which_to_trust(network(name), of, check, [kind], colour="red")
+
+
+def test_a_kind_that_cannot_be_measured_is_said_and_the_others_go_on() -> None:
+    of = cutaway.arrays(example("resnet", rows=6), torch.arange(6) % 5)
+    found = {v.kind: v for v in which_to_trust(network("resnet"), of, of, n=8)}
+    assert {"fisher", "activation"} <= set(found["channels"].trusts) and "For channels " in found["channels"].words
+    assert found["layers"].why and not found["layers"].trusts and found["layers"].best is None
+    assert found["layers"].words.startswith("For layers nothing can be said: a block can be skipped only where")
+    with pytest.raises(ValueError, match="a block can be skipped only where"):
+        which_to_trust(network("resnet"), of, of, ["layers"], n=8)
+
+
+def test_the_best_of_many_random_scores_is_not_advised() -> None:
+    from cutaway.scores.which import Verdict, beyond_chance
+    table = units(network("llama"), "heads")
+    trust = table.score("fisher", data("llama")).trust("fisher", data("llama"))
+    random, advised, n = np.random.default_rng(0), 0, 24
+
+    def verdict(agreements: np.ndarray) -> Verdict:
+        found = {f"s{i}": replace(trust, score=f"s{i}", agreement=float(r), low=float(r) - 0.35, high=float(r) + 0.3, n=n)
+                 for i, r in enumerate(sorted(agreements, reverse=True))}
+        return Verdict(table, table, found)
+
+    for _ in range(200):
+        x, y = random.random((20, n)), random.random(n)
+        from cutaway.scores.ranks import spearman
+        advised += verdict(spearman(x, np.broadcast_to(y, x.shape))).best is not None
+    assert advised <= 0.1 * 200     # without a control for the number of scores two of five would be
+    real = verdict(np.array([0.8, *random.uniform(-0.3, 0.3, 19)]))
+    assert real.best and real.best.score == "s0" and beyond_chance(list(real.trusts.values())) == {"s0"}
+    noisy = {name: replace(one, repeats=0.2) for name, one in real.trusts.items()}
+    said = Verdict(table, table, noisy).words
+    assert "use s0" in said and "repeats only 0.20 on so much data" in said
+
+
+def test_an_encoder_is_scored_by_how_far_its_output_moves() -> None:
+    from cutaway.metrics import moved
+    net, of = network("bert-encoder"), data("gpt2")
+    batch = of.rows([0, 1])
+    assert float(moved(net, batch).detach().abs().max()) < 1e-6
+    plain = net.logits(batch)
+    with net.edited(Edit("blocks.1.mlp")):
+        wanted = (1 - nn.functional.cosine_similarity(net.logits(batch), plain, dim=-1)).mean(1)
+        np.testing.assert_allclose(moved(net, batch).detach(), wanted.detach(), rtol=1e-4, atol=1e-7)
+    found = which_to_trust(net, of, data("gpt2", rows=9), ["heads"], n=12, metric=moved)[0]
+    assert found.trusts["path"].metric == "moved" and (found.sample.column("exact") > 0).all()
+    with pytest.raises(ValueError, match="has no loss on data without labels"):
+        which_to_trust(net, of, of, ["heads"])
+
+
+def test_an_empty_mask_is_said() -> None:
+    from cutaway.data.tensors import ArrayData
+    from cutaway.scores.findings import depth_use, lac_voids, sinks
+
+    class Masked(ArrayData):
+        def _read(self, whole: np.ndarray) -> Any:
+            ids, _, labels = super()._read(whole)
+            return ids, torch.zeros(len(whole), 8, dtype=torch.bool), labels
+
+    plain = data("llama")
+    of = Masked(**{field.name: getattr(plain, field.name) for field in fields(plain)})
+    for name in ("activation", "fisher", "wanda", "exact", "path"):
+        with pytest.raises(ValueError, match="none of the tokens of random counts"):
+            units(network("llama"), "heads").score(name, of)
+    for analysis in (depth_use, lac_voids, sinks):
+        with pytest.raises(ValueError, match="token that counts"):
+            analysis(network("llama"), of)
+
+
+def test_labels_that_do_not_fit_are_named() -> None:
+    of = cutaway.arrays(example("clip-vision", rows=4), torch.arange(4))
+    with pytest.raises(ValueError, match=r"the labels have the shape \[4\], but what .* says here has \[4, 5, 32\]"):
+        row_loss(network("clip-vision"), of.rows(slice(None)))
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------

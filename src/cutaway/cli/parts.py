@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from ..files import write
 from . import folder, inputs
 
 if TYPE_CHECKING:
@@ -20,8 +22,9 @@ MATRIX = 6  # scores whose agreement with each other is printed; the picture sho
 
 def score(model: Annotated[str, tyro.conf.Positional] = "pico", /, kind: tuple[str, ...] = (),
           by: tuple[str, ...] = ("fisher",), sites: tuple[str, ...] = (), data: str = "stdlib", tokens: str = "16k",
-          which_to_trust: bool = False, sample: int = 64, top: int = 10, run: Path | None = None,
-          out: Path = Path("runs/score"), seed: int = 0, device: str = "cpu", pickle: bool = False) -> None:
+          metric: Literal["", "loss", "moved"] = "", which_to_trust: bool = False, sample: int = 64, top: int = 10,
+          run: Path | None = None, out: Path = Path("runs/score"), seed: int = 0, device: str = "cpu",
+          pickle: bool = False) -> None:
     """Score the parts of a network, and say how far each score can be trusted.
 
     Args:
@@ -30,72 +33,83 @@ def score(model: Annotated[str, tyro.conf.Positional] = "pico", /, kind: tuple[s
             which-to-trust those of the first four that the network has.
         by: Scores of the family score; `cutaway catalogue score` lists them.
         sites: Only at these sites, such as blocks.3.mlp.neurons; with rows, such as "blocks.*.mlp.down_proj:weight".
-        data: Text files, or stdlib.
-        tokens: On how many tokens.
+        data: Text files, or stdlib; for a network that reads images, a folder of them.
+        tokens: On how many tokens; of your own data a random half is scored on and the other checked on.
+        metric: By which closing a unit is judged: loss, or moved, how far the output is from that of the network as it is;
+            left out, loss for networks that have one.
         which_to_trust: Score by everything that is defined for the kind, print the table of estimators and say which to use.
         sample: On how many units a score is compared with the exact effect.
         top: How many units to print.
         run: For features, the folder that `cutaway learn` wrote.
-        out: Folder for the tables, their plots, the trust of each score and the configuration.
+        out: Folder for report.html, the tables, their plots, the trust of each score and the configuration.
         seed: Of the sample of units.
         device: Where the network runs.
         pickle: Also read weights that are saved as a pickle.
     """
+    from ..metrics import moved, row_loss
+    from ..report import render_scores, scores_page
     from ..scores import which_to_trust as estimators
     from ..train import load
     kinds = [kind] if isinstance(kind, str) else list(kind)  # folders of earlier versions name one kind
+    if sample < 2 or top < 1:
+        raise ValueError(f"--sample is at least two units and --top at least one; found {sample} and {top}.")
     net = inputs.network(model, device, pickle)
     source = inputs.data(data, net)
-    folder.begin(out, "score", {
-        "model": model, "kind": kind, "by": by, "sites": sites, "data": data, "tokens": tokens,
-        "which_to_trust": which_to_trust, "sample": sample, "top": top, "run": run, "out": out, "seed": seed,
-        "device": device, "pickle": pickle})
     dictionaries = list(load(run, net).dictionaries.values()) if run else None
-    seen = inputs.first(source, tokens)
-    check = inputs.first(inputs.data(data, net, "validation") if data == "stdlib" else source, tokens)
-    common: dict[str, Any] = dict(n=sample, seed=seed, sites=sites or None, dictionary=dictionaries, progress=True)
+    seen, check = _two(inputs.first(source, tokens), data, net, tokens, seed)
+    judge = metric or ("loss" if net.kind in ("causal", "masked", "image") else "moved")
+    common: dict[str, Any] = dict(n=sample, seed=seed, sites=sites or None, dictionary=dictionaries, progress=True,
+                                  metric={"loss": row_loss, "moved": moved}[judge])
     if which_to_trust:
         verdicts = estimators(net, seen, check, kinds or None, **common)
     else:
         verdicts = [_asked(net, name, by, seen, check, **common) for name in kinds or ["heads"]]
-    for verdict in verdicts:
+    folder.begin(out, "score", {
+        "model": model, "kind": kind, "by": by, "sites": sites, "data": data, "tokens": tokens,
+        "metric": metric, "which_to_trust": which_to_trust, "sample": sample, "top": top, "run": run, "out": out, "seed": seed,
+        "device": device, "pickle": pickle})
+    measured = [verdict for verdict in verdicts if not verdict.why]
+    for verdict in measured:
         _show(verdict, top)
         _write(verdict, out, alone=len(verdicts) == 1)
     if which_to_trust:
         print("\n" + "\n".join(verdict.words for verdict in verdicts))
-    print(f"\nTables, plots and the trust of each score are in {out}.")
+    page = scores_page(measured, seen, seed, top, {name: version(name) for name in folder.PACKAGES})
+    write(out / "report.html", lambda part: part.write_text(render_scores(page), encoding="utf-8"))
+    print(f"\nThe page is {out / 'report.html'}; tables, plots and the trust of each score are beside it.")
+
+
+def _two(seen: Any, data: str, net: Network, tokens: str, seed: int) -> tuple[Any, Any]:
+    """What is scored on, and other text to check on: a score agrees better with the exact effect on the text it has seen."""
+    if data == "stdlib":
+        return seen, inputs.first(inputs.data(data, net, "validation"), tokens)
+    return seen.split(0.5, seed) if seen.n_rows > 1 else (seen, seen)
 
 
 def _asked(net: Network, kind: str, by: Sequence[str], seen: Any, check: Any, *, n: int, seed: int, sites: Any,
-           dictionary: Any, progress: bool) -> Verdict:
+           dictionary: Any, progress: bool, metric: Any) -> Verdict:
     """The scores that were asked for by name, checked."""
+    from ..catalogue import find
     from ..scores.which import judged
     from ..units import units
-    table = units(net, kind, sites=sites, dictionary=dictionary).score(list(by), seen, progress=progress)
-    return judged(table, check, n=n, seed=seed, progress=progress)
-
-
-def _shown(verdict: Verdict) -> str:
-    """The score that units are ordered by and drawn with: the best that is defined, or else the first."""
-    return next((name for name, trust in verdict.trusts.items() if trust.defined), next(iter(verdict.trusts)))
+    takes = {option for name in by for option in find(name, "score").signature.parameters}
+    own = {"metric": metric} if "metric" in takes else {}
+    table = units(net, kind, sites=sites, dictionary=dictionary, data=seen).score(list(by), seen, progress=progress, **own)
+    return judged(table, check, n=n, seed=seed, progress=progress, metric=metric)
 
 
 def _show(verdict: Verdict, top: int) -> None:
     from rich.console import Console
 
     from ..report import terminal, words
-    console, name = Console(highlight=False), _shown(verdict)
+    from ..report.scores import listed
+    console, name = Console(highlight=False), verdict.shown
     first = next(iter(verdict.trusts.values()))
     console.print(f"\n{verdict.units.title()}", style="bold", markup=False)
     for drawn in _drawn(verdict.units, name):
         console.print(drawn)
-    shown = verdict.units.top(name, top).frame
-    named = verdict.units.kind.axis == "u" and bool(shown["block"].notna().all())
-    others = [other for other in verdict.trusts if other != name]
-    columns = [*(("block", "unit") if named else ("site", "unit")), name, *others[:4]]
-    rows = [[words.number(value) if isinstance(value, float) else str(value) for value in row]
-            for row in shown[columns].itertuples(index=False)]
-    console.print(terminal.table(columns, rows, f"The {len(shown)} that matter most by {name}"))
+    columns, rows = listed(verdict, top)
+    console.print(terminal.table(columns, rows, f"The {len(rows)} that matter most by {name}"))
     judged = [(t.score, words.number(t.agreement), f"{words.number(t.low)} to {words.number(t.high)}", f"{t.shared} of {t.top}",
                t.in_short) if t.defined else (t.score, *[words.DASH] * 3, "undefined")
               for t in verdict.trusts.values()]
@@ -113,15 +127,17 @@ def _show(verdict: Verdict, top: int) -> None:
     for trust in verdict.trusts.values():
         if not trust.defined:
             console.print(f"{trust.words()}: {trust.why}.", markup=False)
+    for left_out, why in verdict.left_out.items():
+        console.print(f"{left_out} was left out: {why}", markup=False)
 
 
 def _drawn(table: Units, name: str) -> list[Any]:
     """A picture of a score for the terminal: a map of blocks by units, or a profile over blocks."""
     from ..report import contents, terminal
-    sites = list(table.sites)
-    if table.kind.name in ("heads", "experts") and len({table.sizes[site] for site in sites}) == 1:
-        values = table.frame.pivot(index="site", columns="unit", values=name).loc[sites]
-        return [terminal.heat(contents.ScoreMap(name, values.to_numpy().tolist()))]
+    from ..report.scores import block_map
+    grid = block_map(table, name)
+    if grid:
+        return [terminal.heat(contents.ScoreMap(name, grid))]
     if table.kind.axis == "":
         return [f"{name} over {table.kind.name}  {terminal.sparkline(table.column(name).tolist())}"]
     return []
@@ -130,7 +146,7 @@ def _drawn(table: Units, name: str) -> list[Any]:
 def _write(verdict: Verdict, out: Path, alone: bool) -> None:
     """The table, its trust, and plots: of the best score, of it against the exact effect, and of how far scores agree."""
     from ..scores.trust import save_trusts
-    place, table, best = out if alone else out / verdict.kind, verdict.units, _shown(verdict)
+    place, table, best = out if alone else out / verdict.kind, verdict.units, verdict.shown
     table.save(place / "units.parquet")
     save_trusts(place / "trust.json", verdict.trusts)
     table.plot(best, place / "units.png")

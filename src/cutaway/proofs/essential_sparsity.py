@@ -20,11 +20,12 @@ from .scores import slices
 
 SEEDS = (0, 1, 2)
 GRID = tuple(i / 8 for i in range(1, 8))         # the sparsities that N:8 can have, for all ways alike
-TRAINED = (0.25, 0.5, 0.625, 0.75, 0.875)        # those of them after which a network is trained on
+TRAINED = (0.5, 0.75, 0.875)                     # those of them after which a network is trained on
 TOKENS = 1_530                                   # of text a seed
-EARLIER, TESTED = 5, 0.3                         # digits 0 to 4 are learned before the others; share of images for testing
-PRETRAINED, TUNED, RATE = 25, 8, 3e-3            # epochs, and learning rate
+EARLIER, TESTED, HELD = 5, 0.3, 269              # digits 0 to 4 come before the others; share, and number, of test images
+PRETRAINED, TUNED, RATE = 40, 30, 3e-3           # epochs, and learning rate
 EPSILON = 0.01
+LEARNED = 0.9                                    # accuracy of the dense network from which its pruning says something
 
 
 def on_text(net: Network, text: Any, seed: int) -> dict[str, Sparsity]:
@@ -42,13 +43,15 @@ def on_digits(x: Tensor, y: Tensor, seed: int) -> tuple[dict[str, Sparsity], flo
     held, known = test[y[test] >= EARLIER], test[y[test] < EARLIER]
     net = fitted(vit(EARLIER, seed), x[early], y[early], PRETRAINED, RATE, seed)
 
-    def tune(pruned: Network) -> None:
-        fitted(pruned, x[late], y[late] - EARLIER, TUNED, RATE, seed)
+    def tune(sparse: Network) -> None:
+        fitted(sparse, x[late], y[late] - EARLIER, TUNED, RATE, seed)
 
-    data = arrays(x[held], y[held] - EARLIER)
-    found = {how: essential_sparsity(net, data, how=how, metric="accuracy", grid=TRAINED, epsilon=EPSILON, tune=tune, seed=seed)
-             for how in ("global", "n:8", "random")}
-    return found, accuracy(net, x[known], y[known])
+    def pruned(how: str, dense: float | None) -> Sparsity:
+        return essential_sparsity(net, arrays(x[held], y[held] - EARLIER), how=how, metric="accuracy", grid=TRAINED,
+                                  epsilon=EPSILON, tune=tune, dense=dense, seed=seed)
+
+    smallest = pruned("global", None)
+    return {"global": smallest, "random": pruned("random", smallest.dense)}, accuracy(net, x[known], y[known])
 
 
 @proof("essential-sparsity")
@@ -84,34 +87,37 @@ def concluded(found: list[dict[str, Any]], net: Network) -> Proof:
     table = [{what: {how: {"sparsity": curve.sparsity, "values": curve.values, "dense": curve.dense,
                            "essential": curve.essential} for how, curve in row[what].items()} for what in ("text", "digits")}
              for row in found]
-    shares = {(what, how): np.mean([c.essential for c in curves(what, how)]) for what in ("text", "digits")
-              for how in ("global", "n:8")}
+    shares = {(what, how): float(np.mean([c.essential for c in curves(what, how)]))
+              for what, how in (("text", "global"), ("text", "n:8"), ("digits", "global"), ("digits", "random"))}
+    dense = [curve.dense for curve in curves("digits", "global")]
     return Proof(
         "essential-sparsity", "One-shot magnitude pruning of a small trained transformer shows a knee sparsity beyond which "
         "loss climbs sharply, also under N:M sparsity.",
         comparisons=(sharper("text", "global", "loss"), sharper("text", "n:8", "loss"), later("text"),
-                     sharper("digits", "global", "accuracy lost"), sharper("digits", "n:8", "accuracy lost"),
-                     later("digits")),
-        checks={"there is a knee above zero for every seed, on text and on digits":
+                     sharper("digits", "global", "accuracy lost"), later("digits")),
+        checks={f"the dense transformer tells {LEARNED:.0%} of the digits 5 to 9, for every seed": min(dense) >= LEARNED,
+                "there is a knee above zero for every seed, on text and on digits":
                 all(curve.essential > 0 for what in ("text", "digits") for curve in curves(what, "global"))},
-        beside=(later("text", "n:8"), later("digits", "n:8"),
-                compare("the smallest of all weights", "the smallest of each eight", "essential sparsity, digits",
-                        [c.essential for c in curves("digits", "global")], [c.essential for c in curves("digits", "n:8")],
-                        "higher")),
+        beside=(later("text", "n:8"),),
         figures={"by seed": table, "accuracy on digits 0 to 4 before": [row["before"] for row in found]},
         n={"tokens of each seed": TOKENS, "sparsities on text": len(GRID), "sparsities on digits": len(TRAINED),
-           "test images of digits 5 to 9, about": 269},
+           "test images of digits 5 to 9, about": HELD},
         seeds=SEEDS,
         notes=(f"On text: {net.name} as it is, a loss up to {EPSILON:.0%} above the dense one is as good; a seed is its own "
                "text and its own random weights. On digits: a vision transformer of four blocks that learned digits 0 to 4 "
                "is pruned at once, its masks are fixed and it is trained on digits 5 to 9, as in the paper; accuracy up to "
                f"{EPSILON:.0%} below that of the dense network trained alike is as good; a seed is its own split and network.",
                f"Essential sparsity on average: text {shares['text', 'global']:.0%} (N:8 {shares['text', 'n:8']:.0%}), digits "
-               f"{shares['digits', 'global']:.0%} (N:8 {shares['digits', 'n:8']:.0%}), of the linear maps inside the blocks. "
-               "That it becomes worse faster beyond the knee than before follows in part from what a knee is; random "
-               "weights, which have none or an earlier one, are the baseline that does not.",
-               "Smaller than the paper: networks of 5.5M and 35 thousand weights; no iterative pruning beside."),
-    ).unless("Likely why: on text all of it is seen; on digits the training after pruning is too short for a judgement, as the "
-             f"dense transformer ends at an accuracy of {min(c.dense for c in curves('digits', 'global')):.2f} to "
-             f"{max(c.dense for c in curves('digits', 'global')):.2f}, no better than most pruned ones, so that the line of "
-             f"{EPSILON:.0%} below it is crossed by chance.")
+               f"{shares['digits', 'global']:.0%} (random weights {shares['digits', 'random']:.0%}), of the linear maps inside "
+               "the blocks. That it becomes worse faster beyond the knee than before follows in part from what a knee is; "
+               "random weights, which have none or an earlier one, are the baseline that does not. A curve that is still as "
+               f"good at the last sparsity, {GRID[-1]:.0%}, has its knee beyond the grid, and counts as no steeper there.",
+               "Smaller than the paper: networks of 5.5M and 35 thousand weights; N:8 on text alone; no iterative pruning "
+               "beside.")
+    ).unless(
+        f"Nothing can be concluded on digits: the dense transformer ends at an accuracy of {min(dense):.2f} to "
+        f"{max(dense):.2f}, and a network that has not learned its task does not say what pruning costs it."
+        if min(dense) < LEARNED else
+        f"Likely why: on text all of it is seen; on digits the dense transformer ends at {min(dense):.3f} to {max(dense):.3f} "
+        f"on about {HELD} test images, so that the line of {EPSILON:.0%} below it is two or three images, and a digit of 8 by "
+        "8 pixels asks for so few weights that training after pruning makes up for nearly all that are left out.")

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from ..catalogue import proof
 from ..data.corpora import stdlib
-from ..metrics import row_loss
 from ..network import Network, open
 from ..observe import activations
-from ..scores.findings.lac_voids import Voids, gates, lac_voids
+from ..scores.findings.lac_voids import Voids, at_random, lac_voids, loss_with
 from ..scores.findings.stream import stream
 from .proof import Comparison, Proof, compare, say
 from .scores import slices
@@ -23,22 +22,6 @@ TOKENS, READ, DRAWS = 6_120, 1_530, 3    # of text a seed: of its phases, of its
 ALPHA, OTHERS = 0.8, (0.2, 0.5)          # the paper's default, which is judged, and others that stand beside
 PROMPT, WRITTEN = 96, 96                 # tokens that are read and that are written
 INFLUENCE = 2_040                        # validation tokens of the block influence
-
-
-@torch.no_grad()
-def loss(net: Network, data: Any, active: Tensor) -> float:
-    """The mean loss of rows of data with each token's blocks left out that are not active: bool [rows, tokens, blocks]."""
-    values = []
-    for batch in data.batches(16):
-        with net.edited(gates(active[batch.rows])):
-            values.append(row_loss(net, batch))
-    return float(torch.cat(values).mean())
-
-
-def at_random(active: Tensor, random: np.random.Generator) -> Tensor:
-    """For each token as many blocks active as there are, drawn from all blocks."""
-    rank = torch.from_numpy(random.random(active.shape)).argsort(-1).argsort(-1)
-    return rank < active.sum(-1, keepdim=True)
 
 
 def shuffled(active: Tensor, random: np.random.Generator) -> Tensor:
@@ -86,19 +69,19 @@ def phases(net: Network, text: Any, seed: int) -> tuple[dict[str, float], Voids]
 def one(net: Network, text: Any, influence: Tensor, seed: int) -> dict[str, Any]:
     """All figures of one seed."""
     random, read = np.random.default_rng(seed), text.take(READ)
-    made: dict[str, Any] = {"dense": loss(net, read, torch.ones_like(lac_voids(net, read).active))}
+    made: dict[str, Any] = {"dense": loss_with(net, read, torch.ones_like(lac_voids(net, read).active))}
     for alpha in (ALPHA, *OTHERS):
         found = lac_voids(net, read, alpha=alpha)
         active = found.active
         exits = active.flip(-1).cummax(-1).values.flip(-1)
         made[f"alpha {alpha}"] = {
             "share void": float(1 - active[found.keep].float().mean()), "by block": (1 - found.prompt).tolist(),
-            "voids": loss(net, read, active),
-            "random": float(np.mean([loss(net, read, at_random(active, random)) for _ in range(DRAWS)])),
-            "other tokens": float(np.mean([loss(net, read, shuffled(active, random)) for _ in range(DRAWS)])),
-            "block influence": loss(net, read, least_influential(active, influence)),
-            "exits": loss(net, read, exits),
-            "random, as many as exits": float(np.mean([loss(net, read, at_random(exits, random)) for _ in range(DRAWS)]))}
+            "voids": loss_with(net, read, active),
+            "random": float(np.mean([loss_with(net, read, at_random(active, random)) for _ in range(DRAWS)])),
+            "other tokens": float(np.mean([loss_with(net, read, shuffled(active, random)) for _ in range(DRAWS)])),
+            "block influence": loss_with(net, read, least_influential(active, influence)),
+            "exits": loss_with(net, read, exits),
+            "random, as many as exits": float(np.mean([loss_with(net, read, at_random(exits, random)) for _ in range(DRAWS)]))}
     profile, written = phases(net, text, seed)
     return {**made, "phases": profile, "active by block": {"prompt": written.prompt.tolist(),
                                                           "generated": written.generation.tolist()}}

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..catalogue import proof
 from ..data import arrays
 from ..network import Network
-from ..scores.findings.neuron_path import EVERY, answer_probability, influences, neuron_path, scaling, sites_of
+from ..scores.findings.neuron_path import EVERY, answer_probability, influences, most_active, neuron_path, scaling, sites_of
 from .digit_nets import accuracy, fitted, vit
 from .proof import Proof, compare, say
 from .sae_vision_eval import digits
@@ -29,12 +29,6 @@ def probability(net: Network, batch: Any, units: list[int] | None, tokens: int, 
     """The mean probability of the right class with a path's neurons multiplied by a factor."""
     with net.edited(scaling(net, units, 0, tokens, factor) if units else []):
         return float(answer_probability(net, batch).mean())
-
-
-def by_activation(net: Network, batch: Any) -> list[int]:
-    """The neuron of each block that is the most active at the class token."""
-    seen = net.record(batch, sites_of(net))
-    return [int(seen[site][:, 0].mean(0).argmax()) for site in sites_of(net)]
 
 
 def by_influence(net: Network, batch: Any) -> list[int]:
@@ -81,7 +75,7 @@ def one(x: Tensor, y: Tensor, seed: int) -> dict[str, Any]:
         batch, asked = data.rows(slice(None)), arrays(x[held], y[held]).rows(slice(None))
         path = neuron_path(net, data, steps=STEPS, batch_size=FOUND_ON)
         plain = probability(net, asked, None, path.tokens, 1.0)
-        ways = {"path": [list(path.units)], "activation": [by_activation(net, batch)],
+        ways = {"path": [list(path.units)], "activation": [most_active(net, batch, 0)],
                 "influence of each block alone": [by_influence(net, batch)],
                 "random": random.integers(NEURONS, size=(DRAWS, BLOCKS)).tolist(),
                 "ablation, block by block": [by_ablation(net, data.rows(slice(ASKED)))]}

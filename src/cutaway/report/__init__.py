@@ -3,6 +3,7 @@
 from .contents import (
     Ablation,
     Acting,
+    Agreement,
     Context,
     Estimator,
     Feature,
@@ -14,10 +15,12 @@ from .contents import (
     ScoreMap,
     Steering,
 )
-from .page import render
+from .page import render, render_scores
+from .scores import scores_page
 from .terminal import summary
 from .tokens import spell
 from .values import Histogram, Missing, Series, Shown
 
-__all__ = ["Ablation", "Acting", "Context", "Estimator", "Feature", "Heads", "Histogram", "Learning", "Missing",
-           "Report", "Run", "Sample", "ScoreMap", "Series", "Shown", "Steering", "render", "spell", "summary"]
+__all__ = ["Ablation", "Acting", "Agreement", "Context", "Estimator", "Feature", "Heads", "Histogram", "Learning", "Missing",
+           "Report", "Run", "Sample", "ScoreMap", "Series", "Shown", "Steering", "render", "render_scores",
+           "scores_page", "spell", "summary"]

@@ -141,6 +141,28 @@ def heat(values: Sequence[Sequence[float]], x_name: str, y_name: str, unit: str,
                   f"{description}: {len(finite)} values from {min(finite):.3g} to {max(finite):.3g} {unit}", *parts)
 
 
+def matrix(names: Sequence[str], values: Sequence[Sequence[float]], description: str) -> Markup:
+    """Correlations of each name with each other, from -1 to 1: blue agrees, orange goes the other way."""
+    cell, left = 40.0, 10 + 6.8 * max((len(name) for name in names), default=0)
+    top = left
+    parts = []
+    for i, name in enumerate(names):
+        middle = cell * (i + 0.5)
+        parts.append(text(left - 8, top + middle + 4, name, "name", "end"))
+        parts.append(tag("text", name, x=0.0, y=0.0, class_="name",
+                         transform=f"translate({left + middle + 4:.1f} {top - 8:.1f}) rotate(-90)"))
+    for i, row in enumerate(values):
+        for j, value in enumerate(row):
+            known = math.isfinite(value)
+            said = f"{names[i]} and {names[j]}: " + (f"{value:.2f}" if known else "– (one is the same for all)")
+            parts.append(_cell(left + cell * j, top + cell * i, cell - 1.5, cell - 1.5, value, said))
+            shown = f"{value:.2f}".replace("-", "−") if known else "–"
+            parts.append(text(left + cell * (j + 0.5) - 1, top + cell * (i + 0.5) + 3, shown,
+                              "name strong" if known and abs(value) > 0.3 else "name", "middle"))
+    size = cell * len(names)
+    return figure(left + size + 4, top + size + 4, f"{description}: {', '.join(names)}", *parts)
+
+
 def _cell(x: float, y: float, width: float, height: float, part: float, said: str) -> Markup:
     """One cell of a heat map. part: its value over the largest, -1..1."""
     known = math.isfinite(part)

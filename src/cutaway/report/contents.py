@@ -113,6 +113,14 @@ class Estimator:
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """How far scores agree with each other: rank correlations [names][names], NaN where a score is the same for all."""
+
+    names: list[str]
+    values: list[list[float]]
+
+
+@dataclass(frozen=True)
 class Heads:
     """How much each head matters. exact, cheap: the names of the two maps that are drawn against each other."""
 
@@ -120,6 +128,7 @@ class Heads:
     cheap: str
     maps: list[ScoreMap]
     estimators: list[Estimator]
+    agreement: Agreement | None = None
 
     def map(self, name: str) -> ScoreMap:
         """The map of that name."""

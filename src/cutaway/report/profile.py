@@ -44,9 +44,10 @@ def tables(found: Profile) -> Iterable[RenderableType]:
     made = facts["dictionary"]
     share = facts["share_of_official_budget"]["reconstruction tokens"]
     where = f"{made['site']} of {facts['network']}, " if facts["network"] else ""
+    note = f"\n{facts['note']}" if facts["note"] else ""
     yield Text(f"{where}{made['width']:,} latents; {facts['data']}\n{facts['tokens']:,} tokens of {facts['groups']} "
                f"({share:.0%} of the reconstruction tokens of SAEBench core), seeds "
-               f"{', '.join(map(str, facts['seeds']))}; {facts['held_out']}", style="dim")
+               f"{', '.join(map(str, facts['seeds']))}; {facts['held_out']}{note}", style="dim")
     for role, title in ROLES.items():
         lines = [line for line in found.lines if line.role == role]
         if any(not line.figure.undefined for line in lines) or (lines and role != "truth"):

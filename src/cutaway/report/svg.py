@@ -121,7 +121,8 @@ def label(value: float) -> str:
 def axes(x: Scale, y: Scale, x_label: str, y_label: str) -> Markup:
     """Grid lines, tick labels and both axis labels: that of y stands above its axis, so that it reads level."""
     parts = []
-    for value in y.ticks():
+    room = max(2, min(5, round((y.start - y.end) / 24)))      # labels that can stand above each other
+    for value in y.ticks(room if y.space == "linear" else 5):
         parts.append(tag("line", x1=x.start, x2=x.end, y1=y(value), y2=y(value), class_="grid"))
         parts.append(text(x.start - 6, y(value) + 4, label(value), anchor="end"))
     for value in x.ticks():

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from ..units import Units
 
 
+WIDE = 20      # times the median, from which the largest value needs an axis that is linear only around zero
+
+
 def draw(units: Units, by: str | Sequence[str]) -> Any:
     """A matplotlib figure of one column, of one against another, or of how far more of them agree; not shown or saved here."""
     from matplotlib.figure import Figure
@@ -85,11 +88,16 @@ def _histogram(axes: Any, units: Units, name: str, values: np.ndarray) -> None:
 
 def _scatter(axes: Any, units: Units, names: tuple[str, ...], columns: list[np.ndarray]) -> None:
     blocks = units.frame["block"].astype(float) if "block" in units.frame else None
+    axes.set(xlabel=names[0], ylabel=names[1])
+    for scale, values in zip((axes.set_xscale, axes.set_yscale), columns, strict=True):
+        size = np.abs(values[np.isfinite(values) & (values != 0)])
+        if (values > 0).all():
+            scale("log")
+        elif len(size) and size.max() > WIDE * np.median(size):      # one unit must not press all others into a line
+            scale("symlog", linthresh=float(np.median(size)))
     points = axes.scatter(*columns, c=blocks, s=12, cmap="viridis")
     if blocks is not None and blocks.nunique() > 1:
         axes.figure.colorbar(points, label="block")
-    scales = ["log" if (values > 0).all() else "linear" for values in columns]
-    axes.set(xlabel=names[0], ylabel=names[1], xscale=scales[0], yscale=scales[1])
 
 
 PICTURES = {"heads": _map, "experts": _map, "layers": _profile, "sublayers": _profile, "tokens": _tokens}

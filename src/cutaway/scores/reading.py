@@ -73,6 +73,9 @@ class Reader:
                 self.rows += len(part.batch.rows)
                 self.tokens += counted(part.batch)
                 yield part
+        if self.rows and not self.tokens:
+            raise ValueError(f"none of the tokens of {self.data.name} counts: its mask leaves all of them out, so nothing was "
+                             "measured.")
 
     def passed(self, rows: int) -> None:
         """Say that so many rows have gone through the network."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from ...catalogue import method
-from ...network import Edit, Network
+from ...network import At, Edit, Network
 from ..places import skip
 from ..reading import Limits
+from .lens import compared, said_after
 from .stream import checked, kept, stream
 
 LEAST = 1e-6                    # the smallest size of a contribution that another is measured against
@@ -40,19 +41,36 @@ class Effect:
 
 
 @dataclass(frozen=True)
+class Lens:
+    """What the network would say after each block, against what it says in the end: [blocks] each, mean over tokens.
+
+    kl: the divergence KL(after the block | in the end), nats; top: the share of the five likeliest that are the same.
+    """
+
+    kl: Tensor
+    top: Tensor
+
+
+@dataclass(frozen=True)
 class DepthUse:
     """contribution, cosine: by `block`, `attn` and `mlp`, a number for each block [blocks], mean over kept tokens.
 
     contribution is the size of what is added over the size of the residual stream that it is added to, cosine that between
     them: about 0 for new features, below 0 where some are erased, above 0 where they are amplified.
     whole: a block is left out at all tokens but the first. future: it is left out up to some token, and only later tokens are
-    looked at. n: kept tokens; rows: of the data.
+    looked at. direct: what is taken out is a block's contribution to the input of one later block alone, [blocks, blocks] as
+    in `Effect.later`: what the later block reads from it, and not by way of those between.
+    erased: the effect on the output at later tokens when the residual stream after a block is its mean up to some token.
+    lens: what the network would say after each block; none for a network without logits. n: kept tokens; rows: of the data.
     """
 
     contribution: dict[str, Tensor]
     cosine: dict[str, Tensor]
     whole: Effect
     future: Effect
+    direct: Tensor
+    erased: Tensor
+    lens: Lens | None
     n: int
     rows: int
 
@@ -90,11 +108,14 @@ def depth_use(net: Network, data: Any, *, cuts: int = 4, tokens: int | None = No
               seed: int = 0) -> DepthUse:
     """Measure what each block adds to the residual stream, and what leaving it out does to later blocks and to the output.
 
-    cuts: at how many drawn places each row is cut for the effect on future tokens. The output's effect is nan for a network
-    without logits. Raises ValueError for a network without a residual stream of tokens.
+    cuts: at how many drawn places each row is cut for the effects on future tokens. Effects on the output are nan for a
+    network without logits. Raises ValueError for a network without a residual stream of tokens.
 
     Differs from the paper (sections 3 and 4): means over tokens beside its maxima, which grow with the number of tokens; the
-    contribution of a block is the change of the residual stream, which for blocks with the norm first is attention plus MLP.
+    contribution of a block is the change of the residual stream, which for blocks with the norm first is attention plus MLP;
+    the mean that erases is over the batch's kept tokens. Two of its analyses are left out: gradients integrated along the
+    residual stream, which ask by an estimate what `future` and `erased` measure, and linear maps between networks of
+    different depth, which are no fact about one network.
     """
     sites, blocks = stream(net), range(net.n_blocks)
     if net.n_blocks < 2:
@@ -102,6 +123,7 @@ def depth_use(net: Network, data: Any, *, cuts: int = 4, tokens: int | None = No
     added: dict[str, list[Means]] = {part: [Means() for _ in blocks] for part in ("block", "attn", "mlp")}
     angles: dict[str, list[Means]] = {part: [Means() for _ in blocks] for part in added}
     effects = {"whole": [(Means(), Means()) for _ in blocks], "future": [(Means(), Means()) for _ in blocks]}
+    direct, erased, lens = ([Means() for _ in blocks] for _ in range(3))
     random, n, rows = torch.Generator().manual_seed(seed), 0, 0
     wanted = [*sites, *(name for i in blocks for part in ("attn", "mlp") if (name := f"blocks.{i}.{part}") in net.named)]
     for batch in Limits(tokens, batch_size).batches(data):
@@ -119,11 +141,20 @@ def depth_use(net: Network, data: Any, *, cuts: int = 4, tokens: int | None = No
                 with net.edited(Edit(f"blocks.{s}", skip, (~left_out).float(), "b t")):
                     other = net.record(batch, [*sites, *_said(net)])
                 _add(effects[name][s], seen, other, sites, looked_at)
+                if name == "future" and "logits" in seen:
+                    erased[s].add(_erased(net, batch, seen, keep, left_out, looked_at, s))
+        for s in blocks:
+            if s + 1 < net.n_blocks:
+                direct[s].add(_direct(net, batch, seen, s, place > 0, keep))
+            if "logits" in seen:
+                both = torch.stack(compared(said_after(net, batch, s), seen["logits"]))
+                lens[s].add(both[:, keep] if both.shape[1:] == keep.shape else both.flatten(1))
     if n == 0:
         raise ValueError(f"{data.name} holds no token that counts, so nothing can be measured.")
     return DepthUse({part: torch.stack([mean.mean for mean in means]) for part, means in added.items() if means[0].n},
                     {part: torch.stack([mean.mean for mean in means]) for part, means in angles.items() if means[0].n},
-                    **{name: _effect(found) for name, found in effects.items()}, n=n, rows=rows)
+                    **{name: _effect(found) for name, found in effects.items()}, direct=_later(direct),
+                    erased=_numbers([part.mean if part.n else None for part in erased]), lens=_lens(lens), n=n, rows=rows)
 
 
 def _said(net: Network) -> list[str]:
@@ -151,6 +182,43 @@ def _ways(place: Tensor, keep: Tensor, cuts: int, random: torch.Generator) -> It
         yield "future", later & (place <= drawn), keep & (place > drawn)
 
 
+def _erased(net: Network, batch: Any, seen: dict[str, Tensor], keep: Tensor, left_out: Tensor, looked_at: Tensor,
+            s: int) -> Tensor:
+    """How far the probabilities at some tokens move when the stream after a block is its mean at others: [tokens]."""
+    mean = seen[f"blocks.{s}"][keep].mean(0)
+    with net.edited(Edit(f"blocks.{s}", lambda z, at: mean, (~left_out).float(), "b t")):
+        return _apart(seen["logits"], net.record(batch, "logits")["logits"], looked_at)
+
+
+def _direct(net: Network, batch: Any, seen: dict[str, Tensor], s: int, later: Tensor, keep: Tensor) -> Tensor:
+    """How each later block's contribution moves without the contribution of block s in its own input: [later blocks, tokens].
+
+    One pass does for all of them: the stream after each block is measured and then put back to what the next is to read.
+    """
+    before = seen["embed" if s == 0 else f"blocks.{s - 1}"]
+    given = (seen[f"blocks.{s}"] - before) * later[:, None]
+    moved: list[Tensor] = []
+
+    def between(i: int) -> Callable[[Tensor, At], Tensor]:
+        def touch(x: Tensor, at: At) -> Tensor:
+            if i > s:
+                read = seen[f"blocks.{i - 1}"]
+                change = seen[f"blocks.{i}"] - read
+                moved.append((change - (x - (read - given))).norm(dim=-1) / change.norm(dim=-1).clamp(min=LEAST))
+            return seen[f"blocks.{i}"] - given
+        return touch
+
+    with net.watched({f"blocks.{i}": between(i) for i in range(s, net.n_blocks)}):
+        net.forward(batch)
+    return torch.stack(moved)[:, keep & later]
+
+
+def _apart(said: Tensor, other: Tensor, looked_at: Tensor) -> Tensor:
+    """The Euclidean distance of two predictions' probabilities at some tokens; of each row where there is one a row."""
+    apart = (said.float().softmax(-1) - other.float().softmax(-1)).norm(dim=-1)
+    return apart[looked_at] if apart.shape == looked_at.shape else apart
+
+
 def _add(means: tuple[Means, Means], seen: dict[str, Tensor], other: dict[str, Tensor], sites: list[str],
          looked_at: Tensor) -> None:
     steps = []
@@ -160,8 +228,7 @@ def _add(means: tuple[Means, Means], seen: dict[str, Tensor], other: dict[str, T
         steps.append(moved[looked_at])
     means[0].add(torch.stack(steps))
     if "logits" in seen:
-        apart = (seen["logits"].float().softmax(-1) - other["logits"].float().softmax(-1)).norm(dim=-1)
-        means[1].add(apart[looked_at] if apart.shape == looked_at.shape else apart)
+        means[1].add(_apart(seen["logits"], other["logits"], looked_at))
 
 
 def _effect(found: list[tuple[Means, Means]]) -> Effect:
@@ -169,11 +236,29 @@ def _effect(found: list[tuple[Means, Means]]) -> Effect:
     after = torch.ones(blocks, blocks).triu(1).bool()
 
     def rows(values: list[Tensor | None]) -> Tensor:
-        return torch.stack([torch.full((blocks,), float("nan")) if v is None else v.float() for v in values])
+        return torch.stack([torch.full((blocks,), float("nan")) if v is None else v.float() for v in values]).where(after, nan)
 
-    def numbers(values: list[Tensor | None]) -> Tensor:
-        return torch.stack([nan if v is None else v.float() for v in values])
+    return Effect(rows([a.mean if a.n else None for a, _ in found]), rows([a.most for a, _ in found]),
+                  _numbers([b.mean if b.n else None for _, b in found]), _numbers([b.most for _, b in found]), found[0][0].n)
 
-    return Effect(rows([a.mean if a.n else None for a, _ in found]).where(after, nan),
-                  rows([a.most for a, _ in found]).where(after, nan),
-                  numbers([b.mean if b.n else None for _, b in found]), numbers([b.most for _, b in found]), found[0][0].n)
+
+def _numbers(values: list[Tensor | None]) -> Tensor:
+    """One number a block, nan where nothing was measured."""
+    return torch.stack([torch.tensor(float("nan")) if v is None else v.float() for v in values])
+
+
+def _later(direct: list[Means]) -> Tensor:
+    """Means over the blocks after each one as a square table, nan elsewhere."""
+    blocks = len(direct)
+    table = torch.full((blocks, blocks), float("nan"))
+    for s, means in enumerate(direct[:-1]):
+        if means.n:
+            table[s, s + 1:] = means.mean.float()
+    return table
+
+
+def _lens(found: list[Means]) -> Lens | None:
+    if not all(part.n for part in found):
+        return None
+    kl, top = torch.stack([part.mean.float() for part in found], 1)
+    return Lens(kl, top)

@@ -14,7 +14,7 @@ from torch.nn.utils import prune
 
 from ...catalogue import method
 from ...kinds import kind_of, sites_of
-from ...metrics import measure
+from ...metrics.measure import measure
 from ...network import Edit, Network, Site, zero
 
 GRID = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -109,7 +109,7 @@ HOW: dict[str, Callable[..., Masks]] = {
         paper="Jaiswal et al. 2023, arXiv:2306.03805", roster="115")
 def essential_sparsity(net: Network, data: Any, *, how: str = "global", metric: str = "loss",
                        grid: Sequence[float] = GRID, epsilon: float = 0.01, tune: Callable[[Network], None] | None = None,
-                       sites: str | Sequence[str] | None = None, seed: int = 0) -> Sparsity:
+                       sites: str | Sequence[str] | None = None, dense: float | None = None, seed: int = 0) -> Sparsity:
     """Leave out more and more of a network's smallest weights at once, and find where it becomes worse by more than epsilon.
 
     how: which weights stay: the largest of all (`global`), of each matrix (`layer`), of each group of inputs (`n:4`, `n:8`),
@@ -118,8 +118,10 @@ def essential_sparsity(net: Network, data: Any, *, how: str = "global", metric: 
     tune: trains a network further, in place; a copy of the network is given to it at each sparsity, whose masks hold in
         training too. Left out, the pruned network is measured as it is, and the knee comes earlier.
     sites: which weights, such as `blocks.*.mlp`; all linear maps inside the blocks by default.
+    dense: the metric with all weights, where another way of choosing them has measured it already in the same way.
 
-    Differs from the paper: without `tune` nothing is trained after pruning, which the paper always does.
+    Differs from the paper: without `tune` nothing is trained after pruning, which the paper always does; and no iterative
+    pruning with rewinding, its baseline, in whose place stand `random` weights.
     """
     if how not in HOW:
         raise ValueError(f"weights are chosen by {', '.join(HOW)}; found how={how!r}.")
@@ -128,7 +130,8 @@ def essential_sparsity(net: Network, data: Any, *, how: str = "global", metric: 
     places = {site.name: site for site in sites_of(net, kind_of("rows"), sites)}
     weights = {name: _by_output(site, _weight(net, site)) for name, site in places.items()}
     every = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
-    dense, values, reached = _measured(net, places, every, data, metric, tune), [], []
+    dense = _measured(net, places, every, data, metric, tune) if dense is None else dense
+    values, reached = list[float](), list[float]()
     for sparsity in grid:
         masks = HOW[how](weights, sparsity, seed=seed)
         values.append(_measured(net, places, masks, data, metric, tune))

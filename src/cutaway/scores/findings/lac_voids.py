@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...catalogue import method
+from ...metrics import row_loss
 from ...network import Edit, Network
 from ..places import skip
 from .stream import checked, kept, stream
@@ -51,6 +52,22 @@ class Voids:
 def gates(active: Tensor) -> list[Edit]:
     """Edits that leave out the blocks of some tokens; active: bool [rows, tokens, blocks]."""
     return [Edit(f"blocks.{i}", skip, active[..., i].float(), "b t") for i in range(active.shape[-1])]
+
+
+@torch.no_grad()
+def loss_with(net: Network, data: Any, active: Tensor, batch_size: int = 16) -> float:
+    """The mean loss of rows of data with each token's blocks left out that are not active: bool [rows, tokens, blocks]."""
+    values = []
+    for batch in data.batches(batch_size):
+        with net.edited(gates(active[batch.rows])):
+            values.append(row_loss(net, batch.to(net.device)))
+    return float(torch.cat(values).mean())
+
+
+def at_random(active: Tensor, random: np.random.Generator) -> Tensor:
+    """For each token as many blocks active as there are, drawn from all blocks."""
+    rank = torch.from_numpy(random.random(active.shape)).argsort(-1).argsort(-1)
+    return rank < active.sum(-1, keepdim=True)
 
 
 def active_blocks(norms: Tensor, alpha: float) -> Tensor:
@@ -101,6 +118,8 @@ def lac_voids(net: Network, data: Any, *, alpha: float = 0.8, generate: int = 0,
     if not parts:
         raise ValueError(f"{data.name} holds no rows, so there is nothing to look at.")
     active, texts, keeps, written_by = zip(*parts, strict=True)
+    if not any(bool(keep.any()) for keep in keeps):
+        raise ValueError(f"{data.name} holds no token that counts, so nothing can be measured.")
     ids = None if texts[0] is None else torch.cat(texts)
     return Voids(torch.cat(active), ids, torch.cat(keeps), torch.cat(written_by), alpha)
 

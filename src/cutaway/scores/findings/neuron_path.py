@@ -65,6 +65,12 @@ def sites_of(net: Network) -> list[str]:
     return sites
 
 
+def most_active(net: Network, batch: Any, position: int) -> list[int]:
+    """The neuron of each block that is the most active at a token, mean over rows: what a path is compared with."""
+    seen = net.record(batch, sites_of(net))
+    return [int(seen[site][:, position].mean(0).argmax()) for site in sites_of(net)]
+
+
 @method("neuron-path", family="analysis", title="Influential neuron path by layer-progressive joint influence",
         paper="Wang et al. 2025, arXiv:2503.09046", roster="187")
 def neuron_path(net: Network, data: Any, *, metric: Metric = answer_probability, position: int | None = None,
@@ -84,9 +90,7 @@ def neuron_path(net: Network, data: Any, *, metric: Metric = answer_probability,
     if steps < 1:
         raise ValueError(f"a path has at least one step; found steps={steps}.")
     sites, limits = sites_of(net), Limits(tokens, batch_size)
-    place = {"image": 0, "vision": 0, "causal": -2}.get(net.kind) if position is None else position
-    if place is None:
-        raise ValueError(f"at which token neurons are changed is not known for a network of kind {net.kind!r}; give position=.")
+    place = position_of(net, position)
     units: list[int] = []
     gains: list[float] = []
     length = 0
@@ -101,6 +105,14 @@ def neuron_path(net: Network, data: Any, *, metric: Metric = answer_probability,
         units.append(int(total.argmax()))
         gains.append(float(total.max()) / rows)
     return NeuronPath(tuple(units), tuple(gains), place % length, length)
+
+
+def position_of(net: Network, position: int | None) -> int:
+    """The token at which a path's neurons are: the one given, or the usual one of the kind of network."""
+    place = {"image": 0, "vision": 0, "causal": -2}.get(net.kind) if position is None else position
+    if place is None:
+        raise ValueError(f"at which token neurons are changed is not known for a network of kind {net.kind!r}; give position=.")
+    return place
 
 
 def _sum(parts: dict[int, Tensor], units: Sequence[int]) -> Tensor | float:

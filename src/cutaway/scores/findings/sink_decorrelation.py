@@ -91,6 +91,8 @@ def sinks(net: Network, data: Any, *, threshold: float = 0.3, tokens: int | None
         length = keep.shape[1]
         if length < 8:
             raise ValueError(f"the rows of {data.name} have {length} tokens; sinks are looked for in rows of 8 or more.")
+        if not bool(keep.any()):
+            raise ValueError(f"{data.name} has rows without a token that counts, beside the first; leave them out.")
         able = keep & (torch.arange(length, device=keep.device) < length - length // 4)
         attention = torch.stack([received[i] for i in range(net.n_blocks)], 1)             # [b, blocks, t]
         others = attention.masked_fill(~able[:, None], 0.0)

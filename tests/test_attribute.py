@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from families import example, network
+from families import example, module, network
 from helpers import tiny_bert, tiny_llama, tiny_vit
 from torch import Tensor, nn
 from torch.testing import assert_close
@@ -24,6 +25,7 @@ from cutaway.attribute.words import word_groups, word_texts
 from cutaway.catalogue import methods
 from cutaway.cli import main
 from cutaway.data import Batch
+from cutaway.dictionaries import Direction
 from cutaway.dictionaries.dictionary import Dictionary, Facts
 from cutaway.dictionaries.parts import TopK
 
@@ -115,6 +117,65 @@ def test_the_usual_position_is_the_last_real_token_or_the_mask() -> None:
     assert int(masked.inputs["input_ids"][0, where]) == bert.tokenizer.mask_token_id  # type: ignore[index]
     with pytest.raises(ValueError, match="explains a masked token"):
         goal_of(bert, as_batch(bert, "def f(self)"), None)
+
+
+def test_a_text_classifier_explains_its_classes_by_name() -> None:
+    net = tiny_bert("BertForSequenceClassification")
+    net.config.id2label = {0: "dull", 1: "bright"}
+    net.config.label2id = {"dull": 0, "bright": 1}
+    text = f"[CLS]{TEXT}[SEP]"
+    logits = net.logits(as_batch(net, text))
+    found = attribute(net, text, "integrated-gradients", n_steps=200)
+    assert found.about["target"] == ["logit of " + ("dull", "bright")[int(logits.argmax())]] and found.complete < 0.02  # type: ignore[operator]
+    assert not found.keep[0, 0] and not found.keep[0, -1], "the class token and the separator do not count"
+    against = attribute(net, text, "leave-one-out", target="bright", contrast="dull")
+    assert_close(against.about["output"], logits[:, 1] - logits[:, 0], rtol=1e-4, atol=1e-5)
+    assert "bright rather than dull" in against.terminal() and set(against.words().names[0]) > {"def", " return"}  # type: ignore[index]
+
+
+def test_integrated_gradients_of_text_are_captum_s() -> None:
+    from captum.attr import LayerIntegratedGradients
+    net = tiny_bert("BertForSequenceClassification")
+    batch, model = as_batch(net, TEXT), net.module
+    x = net.record(batch, "embed")["embed"]
+    ours = attribute(net, TEXT, "integrated-gradients", target=1, baseline="zero", n_steps=30)
+    theirs = LayerIntegratedGradients(lambda ids: model(ids).logits, model.bert.embeddings).attribute(  # type: ignore[union-attr,operator]
+        batch.inputs["input_ids"], torch.zeros_like(batch.inputs["input_ids"]), target=1, n_steps=30)  # type: ignore[index]
+    assert theirs.shape == x.shape
+    # Captum goes from another text, token 0 everywhere; the same way is asked of ours by its baseline.
+    other = net.record({"input_ids": torch.zeros_like(batch.inputs["input_ids"])}, "embed")["embed"]  # type: ignore[index]
+    every = Batch(batch.inputs, torch.ones_like(batch.keep), None, batch.rows)  # type: ignore[arg-type]
+    same = attribute(net, every, "integrated-gradients", target=1, baseline=other, n_steps=30)
+    assert_close(same.values, theirs.sum(-1).float(), rtol=1e-3, atol=1e-5)
+    assert not torch.allclose(ours.values, same.values)
+
+
+def test_a_feature_s_activation_is_explained_where_it_fires() -> None:
+    net = tiny_llama()
+    made, batch = dictionary(net), as_batch(net, ["def f1(self): return x", "class A: pass"])
+    codes = made.encode(net.record(batch, "blocks.0")["blocks.0"])
+    counts = torch.where(batch.keep[..., None], codes.values, 0)  # type: ignore[index]
+    fires = codes.indices[counts > 0].unique()
+    feature = next(int(f) for f in fires if all((((codes.indices == f) & (counts > 0)).flatten(1).any(1)).tolist()))
+    strength = torch.stack([torch.where(codes.indices == feature, counts, 0).sum(-1)[i] for i in range(2)])
+    found = attribute(net, batch, "leave-one-out", Direction(made, feature))
+    assert_close(found.about["output"], strength.amax(1))
+    assert found.about["position"] == strength.argmax(1).tolist()
+    assert found.about["of"] == f"activation of feature {feature} at blocks.0" and found.values.abs().max() > 0
+    later = torch.arange(found.values.shape[1]) > strength.argmax(1)[:, None]
+    assert (found.values[later] == 0).all(), "what comes later cannot matter"
+    slope = attribute(net, batch, "input-x-gradient", Direction(made, feature))
+    assert slope.values.abs().max() > 0 and attribute(net, batch, "rise", Direction(made, feature), n_masks=20) is not None
+    where = int(strength[1].argmax())
+    at = attribute(net, batch.select([1]), "leave-one-out", Direction(made, feature), position=where)
+    assert_close(at.values[0], found.values[1])
+    silent = next(f for f in range(40) if f not in codes.indices)
+    with pytest.raises(ValueError, match=f"feature {silent} does not fire in row 0"):
+        attribute(net, batch, "leave-one-out", Direction(made, silent))
+    with pytest.raises(ValueError, match="has no contrast"):
+        attribute(net, batch, "leave-one-out", Direction(made, feature), 5)
+    with pytest.raises(ValueError, match="cannot be read off logits|replaces tokens and watches a token"):
+        attribute(net, batch, "reagent", Direction(made, feature))
 
 
 def test_a_target_may_be_a_function_or_a_class_by_name() -> None:
@@ -296,8 +357,48 @@ def test_reveal_cancel_shares_a_minimum_where_rescale_gives_all_to_one() -> None
 
 
 def test_lrp_conserves_the_output_of_a_network_without_biases() -> None:
-    found = attribute(cw.open(plain_cnn(bias=False)), images(), "lrp")
+    found = attribute(cw.open(plain_cnn(bias=False)), images(), "captum-lrp")
     assert_close(found.values.flatten(1).sum(1), found.about["output"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "qwen3", "bert", "vit", "resnet", "cnn", "mlp"])
+def test_lrp_is_conserved_by_inputs_and_constants(name: str) -> None:
+    net = cw.open(module(name).double())
+    x = example(name) if name in ("gpt2", "llama", "qwen3", "bert") else example(name).double()
+    found = attribute(net, x, "lrp", 1, position=3 if name == "bert" else None)
+    assert abs(found.about["notes"]["leak"]) < 1e-4
+    assert float(found.values.sum()) == pytest.approx(found.about["notes"]["held by units"], rel=1e-4)
+    assert found.values.abs().max() > 0
+    net.module.requires_grad_(False)
+    frozen = attribute(net, x, "lrp", 1, position=3 if name == "bert" else None)
+    assert frozen.about["notes"] == found.about["notes"] and not any(p.requires_grad for p in net.module.parameters())
+    if name in ("resnet", "cnn", "vit"):
+        assert abs(found.about["notes"]["held by constants"]) > 1e-3, "batch norms and class tokens hold their part"
+
+
+def test_captum_s_lrp_is_refused_where_it_does_not_follow() -> None:
+    with pytest.raises(ValueError, match="does not follow what .* computes between its modules.*Use lrp"):
+        attribute(network("resnet"), example("resnet"), "captum-lrp", 1)
+    residual = attribute(cw.open(cnn().module.double()), images().double(), "lrp", 1)
+    assert abs(residual.about["notes"]["leak"]) < 1e-4
+
+
+def test_lrp_is_captum_s_where_it_has_rules() -> None:
+    net = cw.open(plain_cnn())
+    ours, theirs = (attribute(net, images(), method, 1).values for method in ("lrp", "captum-lrp"))
+    assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="LRP goes by the rules cp-lrp or attn-lrp"):
+        attribute(net, images(), "lrp", 1, rules="gamma")
+
+
+def test_lrp_of_words_and_features_says_what_the_rest_holds(llama: cw.Network) -> None:
+    tokens, words = (attribute(llama, TEXT, "lrp", 9, over=over) for over in ("tokens", "words"))
+    assert_close(tokens.words().values, words.values, rtol=1e-3, atol=1e-5)
+    features = attribute(llama, TEXT, "lrp", 9, over=dictionary(llama)).about
+    assert features["notes"]["held by units"] + features["notes"]["held by all else"] == pytest.approx(
+        float(features["output"].sum()), rel=1e-4)
+    other = attribute(llama, TEXT, "lrp", 9, rules="attn-lrp")
+    assert not torch.allclose(other.values, tokens.values)
 
 
 def test_integrated_gradients_sum_to_the_difference_over_text_words_and_features(llama: cw.Network) -> None:
@@ -442,6 +543,31 @@ def test_maps_are_drawn_over_images(tmp_path: Any) -> None:
     assert patches.values.shape == (1, 2, 2) and patches.called(2) == "patch 1,0" and patches.html()
 
 
+def test_a_large_gap_is_said_loudly(llama: cw.Network) -> None:
+    found = attribute(llama, TEXT, "integrated-gradients", 9, n_steps=200)
+    assert "sum to the difference within" in found.terminal(width=400) and "do not trust" not in found.terminal(width=400)
+    missed = replace(found, about={**found.about, "gap": found.about["gap"] + 0.5 * (
+        found.about["output"] - found.about["output_at_baseline"])})
+    assert "VALUES MISS THE DIFFERENCE" in missed.terminal(width=400) and "50% of it" in missed.html()
+    assert "the leak is 0.0%" in attribute(llama, TEXT, "lrp", 9).terminal(width=400)
+
+
+def test_attention_of_a_text_classifier_is_that_of_its_class_token() -> None:
+    net = tiny_bert("BertForSequenceClassification")
+    paid = attribute(net, f"[CLS]{TEXT}", "attention")
+    patterns = net.record(as_batch(net, f"[CLS]{TEXT}"), "blocks.*.attn.pattern").values()
+    assert_close(paid.values[0, 1:], torch.stack([p[0, :, 0, 1:].mean(0) for p in patterns]).mean(0))
+    with pytest.raises(ValueError, match="what is explained of .* has none"):
+        attribute(net, TEXT, "attention", lambda net, batch: net.logits(batch)[:, 0])
+
+
+def test_values_that_are_all_0_say_so() -> None:
+    found = attribute(cw.open(plain_cnn()), images(), "lime", alpha=1e6)
+    assert "ALL VALUES ARE 0" in found.terminal(0, width=400)
+    with torch.inference_mode(), pytest.raises(ValueError, match="call attribute outside of it"):
+        attribute(cnn(), images())
+
+
 def test_an_attribution_is_plain_data(llama: cw.Network) -> None:
     found = attribute(llama, ["def f", "class A: pass"], "integrated-gradients", 9, "x", over=dictionary(llama))
     data = json.loads(json.dumps(found.json()))
@@ -462,6 +588,7 @@ def test_an_attribution_is_plain_data(llama: cw.Network) -> None:
     ({"target": 10**6}, "the target 1000000 is not there: the vocabulary has the tokens 0 to "),
     ({"target": -1}, "the target -1 is not there"),
     ({"target": "self return"}, "is not one token of the vocabulary but"),
+    ({"target": lambda net, batch: net.logits(batch)[:, 0, 0], "position": 2}, "reads where it likes"),
     ({"target": 5, "contrast": 5}, "the target and its contrast are both"),
     ({"target": 5, "position": 99}, "rows of .* tokens; found the positions"),
     ({"target": [1, 2, 3]}, "one for all or one for each of 1 rows; found 3"),
@@ -475,8 +602,12 @@ def test_an_attribution_is_plain_data(llama: cw.Network) -> None:
     ({"method": "integrated-gradients", "steps": 4}, "has no option 'steps'; did you mean 'n_steps'"),
     ({"method": "deeplift"}, "not for text or features"),
     ({"method": "grad-cam"}, "nothing to say over tokens"),
-    ({"method": "lrp"}, "not for text"),
+    ({"method": "captum-lrp"}, "not for text"),
     ({"method": "token-activation-map"}, "reads an image and text"),
+    ({"n_steps": 0}, "n_steps of integrated-gradients is at least 1; found 0"),
+    ({"n_steps": "many"}, "n_steps of integrated-gradients is a whole number; found 'many'"),
+    ({"method": "smoothgrad", "noise": float("nan")}, "noise of smoothgrad is a number; found nan"),
+    ({"method": "rise", "n_masks": True}, "n_masks of rise is a whole number"),
     ({"method": "reagent", "share": 2.0}, "replaces and keeps shares"),
     ({"method": "roar"}, "asks another question"),
 ])

@@ -23,6 +23,7 @@ from cutaway.circuits import Task
 from cutaway.circuits.effects import alike
 from cutaway.circuits.faithfulness import Kept, level_of
 from cutaway.circuits.graph import Pass, written
+from cutaway.circuits.information_flow import shares
 from cutaway.circuits.smallest_circuit import greedy, pruned
 from cutaway.cli import main
 from cutaway.network.relevance import ATTN_LRP, CP_LRP, RELP, RULES, relevance, relevance_at
@@ -252,11 +253,11 @@ def logit(logits: Tensor) -> Tensor:
     return (logits[:, -1] if logits.ndim == 3 else logits)[:, 3]
 
 
-@pytest.mark.parametrize("name", ["gpt2", "gpt-neox", "llama", "qwen3", "phi3", "bert", "vit", "mlp"])
+@pytest.mark.parametrize("name", ["gpt2", "gpt-neox", "llama", "qwen3", "phi3", "bert", "vit", "resnet", "cnn", "mlp"])
 def test_relevance_is_conserved(name: str) -> None:
     """Without biases the embedding holds all of the output; with them, embedding and biases do."""
-    site = "0:in" if name == "mlp" else "embed"
-    x = example(name).double() if name in ("mlp", "vit") else example(name)
+    site = {"mlp": "0:in", "cnn": "conv1:in", "resnet": "resnet.embedder.embedder.convolution:in"}.get(name, "embed")
+    x = example(name).double() if name in ("mlp", "vit", "cnn", "resnet") else example(name)
     for net in (unbiased(name), double(name)):
         found = relevance_at(net, x, logit, site)
         assert abs(found.leak) < 1e-4
@@ -311,6 +312,19 @@ def test_relevance_is_captum_s_where_it_has_lrp(activation: type[nn.Module]) -> 
         wanted = captum.LRP(net.module).attribute(x.clone().requires_grad_(), target=target)
         assert_close(found.values, wanted.detach(), rtol=1e-3, atol=1e-5)
         assert abs(found.leak) < 1e-4
+
+
+def test_relevance_stays_in_the_weights_own_type() -> None:
+    """bfloat16 weights, as most models are saved, go through every rule."""
+    net = cutaway.open(module("llama").to(torch.bfloat16))
+    x = example("llama")
+    plain = net.logits(x)
+    for rules in (RELP, CP_LRP, ATTN_LRP):
+        with relevance(net, rules):
+            found = net.logits(x)
+        assert found.dtype == torch.bfloat16
+        assert_close(found, plain, rtol=0.05, atol=0.1)     # attention that is opened rounds otherwise
+    assert np.isfinite(circuits.head_patterns(net).select_dtypes("number").to_numpy()).all()
 
 
 def test_relevance_as_a_score_is_relevance_of_the_units() -> None:
@@ -427,6 +441,22 @@ def test_what_an_estimate_of_the_last_edges_sums_to() -> None:
 def by_hand() -> tuple[Network, Task]:
     net = built.induction_gpt2()
     return net, circuits.induction(net, 24, seed=1, length=8, cue=1)
+
+
+def test_information_flows_from_who_wrote_what_is_read() -> None:
+    z = torch.tensor([[1.0, 0.0], [0.0, 3.0], [0.0, 0.0]])[:, None]
+    assert_close(shares(z), torch.tensor([0.25, 0.75, 0.0]))
+    against = shares(torch.tensor([[[3.0]], [[-1.0]]]))
+    assert_close(against, torch.tensor([1.0, 0.0]))
+    net = network("llama")
+    of = task("llama")
+    found = circuits.information_flow(net, of, batch_size=2)
+    assert_close(found.values.sum(1), torch.ones(len(found.values), dtype=torch.float64))
+    assert (found.values >= 0).all() and (found.values[~found.graph.edges] == 0).all()
+    first = [found.graph.receivers.index(name) for name in ("blocks.0.attn.q:0", "blocks.0.attn.v:1")]
+    assert_close(found.values[first, 0], torch.ones(2, dtype=torch.float64))     # the first block reads the embedding alone
+    assert_close(found.values, circuits.information_flow(net, of).values)
+    assert circuits.smallest_circuit(net, of, "nodes", by="information-flow", n_random=0).about["by"] == "information-flow"
 
 
 def test_dead_ends_change_nothing() -> None:
@@ -589,7 +619,7 @@ def test_faithfulness_of_features_goes_from_nothing_to_all() -> None:
 def test_all_methods_of_the_room_are_in_the_catalogue() -> None:
     assert set(methods("circuit")) == {
         "activation-patching", "attribution-patching", "attribution-patching-ig", "relp", "path-patching", "eap", "eap-ig",
-        "edge-patching", "smallest-circuit", "feature-attribution", "feature-patching"}
+        "edge-patching", "information-flow", "smallest-circuit", "feature-attribution", "feature-patching"}
     assert methods("circuit")["relp"].roster == "185" and methods("circuit")["relp"].proof is not None
 
 
@@ -606,6 +636,19 @@ def test_induction_heads_of_pico_are_found() -> None:
     assert circuits.agreement(circuits.relp(net, of), measured)["heads"].pearson > 0.5
     of = circuits.assignment(net, 6)
     assert {figure.name: figure.value for figure in circuits.strength(net, of)}["right"] > 0.6
+
+
+def test_the_command_says_where_edges_are_not_known(tmp_path: Path, capsys: pytest.CaptureFixture,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cutaway.cli.inputs.network", lambda *_: network("gemma2"))
+    monkeypatch.setitem(circuits.TASKS, "induction", lambda net, n, seed: circuits.induction(net, n, seed, length=7, cue=1))
+    main(["circuit", "gemma", "--n", "2", "--out", str(tmp_path / "circuit")])
+    said = capsys.readouterr().out
+    assert "Heads by activation patching" in said and "No circuit was sought: edges between the parts of" in said
+    assert (tmp_path / "circuit" / "heads.png").exists() and not (tmp_path / "circuit" / "circuit.json").exists()
+    with pytest.raises(SystemExit, match="between 0 and 1; found 1.5"):
+        main(["circuit", "gemma", "--target", "1.5", "--out", str(tmp_path / "none")])
+    assert not (tmp_path / "none").exists()
 
 
 def test_the_command_leaves_tables_pictures_and_its_configuration(tmp_path: Path, capsys: pytest.CaptureFixture,

@@ -151,6 +151,18 @@ def test_edges_of_images():
     assert found.shape == (1, 6, 6) and (found[0, :, 2:4] == 8).all() and (found[0, :, :2] == 0).all()
 
 
+def test_agreement_is_the_rank_correlation_with_single_effects():
+    w, counts = weights(), ALL.clone()
+    counts[1, 5:] = False
+    units, effect = m.effects(linear(w), counts, most=8)
+    assert units.shape == (3, 8) and (units[1] >= 0).sum() == 5 and (units[0] >= 0).all()
+    assert len(set(units[0].tolist())) == 8
+    assert_close(effect[0], w[0][units[0]])
+    assert_close(m.agreement(3 * w + 1, units, effect), torch.ones(3))
+    assert_close(m.agreement(-w, units, effect), -torch.ones(3))
+    assert_close(m.agreement(torch.ones_like(w), units, effect), torch.zeros(3)), "where all is one, nothing agrees"
+
+
 # --- of a network -------------------------------------------------------------------------------------------------------
 
 
@@ -199,6 +211,15 @@ def test_text(over):
     assert np.isfinite(found.frame["value"]).all() and found.about["baseline"] == "mean"
 
 
+def test_what_does_not_look_at_numbers_has_no_sensitivity():
+    net = tiny_llama()
+    asked = {"attention": {}, "reagent": {"runs": 1, "steps": 3}, "leave-one-out": {}}
+    found = faithfulness(net, ["def f1(self):", "return self.x"], asked, draws=2, which=["sensitivity", "agreement"])
+    assert row(found, "attention", "sensitivity")["value"] > 0
+    assert found.frame.query("measure == 'sensitivity'")["method"].tolist() == ["attention", "leave-one-out", "size"]
+    assert row(found, "leave-one-out", "agreement")["value"] == pytest.approx(1, abs=1e-6)
+
+
 def test_features_of_a_dictionary():
     net = tiny_llama()
     made = Dictionary(net.d_model, 40, TopK(4), Facts(site="blocks.0", skip_tokens=(0,)))
@@ -233,10 +254,17 @@ def test_a_contrast_is_attributed_and_the_targets_probability_is_followed(sums):
 
 @pytest.mark.parametrize(("methods", "options", "said"), [
     ([], {}, "nothing to measure"), (["saliency"], {"which": ["sanity"]}, "no measure 'sanity'"),
-    (["saliencies"], {}, "the nearest are saliency"), (["saliency"], {"target": 9}, "the network has the classes 0 to 2")])
+    (["saliencies"], {}, "the nearest are saliency"), (["roar"], {}, "asks another question"),
+    ({"saliency": {"steps": 3}}, {}, "no option 'steps'"), (["saliency"], {"radius": -1.0}, "radius above 0; found draws=8"),
+    (["saliency"], {"draws": 0}, "at least one draw"), (["saliency"], {"target": 9}, "the network has the classes 0 to 2")])
 def test_bad_input_is_named(sums, methods, options, said):
     with pytest.raises(ValueError, match=said):
         faithfulness(*sums, methods, **options)
+
+
+def test_one_row_has_no_interval_and_says_so(sums):
+    said = str(faithfulness(sums[0], sums[1][:1], {"saliency": {}}, which=["deletion", "infidelity"]))
+    assert "nan" not in said and "one row, which decides nothing" in said and "1 row of" in said
 
 
 def test_nan_is_named(sums):
@@ -246,14 +274,19 @@ def test_nan_is_named(sums):
 
 def test_the_command(tmp_path, capsys):
     asked = ["--rows", "2", "--tokens", "12", "--draws", "2", "--methods", "integrated-gradients", "--measures", "deletion",
-             "infidelity"]
+             "infidelity", "--set", "integrated-gradients.n_steps=4"]
     main(["faithfulness", "pico", *asked, "--out", str(tmp_path / "run")])
     assert "2 rows of pico, units closed to mean" in capsys.readouterr().out
     found = json.loads((tmp_path / "run" / "figures.json").read_text())
+    assert "n_steps=4" in json.loads((tmp_path / "run" / "config.json").read_text())["arguments"]["set"][0]
     assert len(found["rows"]) == 8 and len(found["curves"]["deletion of integrated-gradients"]) == 17
     assert (tmp_path / "run" / "curves.png").exists()
     main(["rerun", str(tmp_path / "run")])
     again = json.loads((tmp_path / "run-again" / "figures.json").read_text())
     assert again["rows"] == found["rows"]
+    with pytest.raises(SystemExit, match="--set takes METHOD.NAME=VALUE"):
+        main(["faithfulness", "pico", "--set", "n_steps=4"])
+    with pytest.raises(SystemExit, match="give its folder as --run"):
+        main(["faithfulness", "pico", "--target", "feature:3"])
     with pytest.raises(SystemExit, match="either --text or --images"):
         main(["faithfulness", "pico", "--text", "x", "--images", "y"])

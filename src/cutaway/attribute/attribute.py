@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from ..catalogue import find
 from ..data import Batch
-from ..dictionaries import Dictionary
+from ..dictionaries import Dictionary, Direction
 from ..network import Network, Site
 from .attribution import Attribution, check_finite
 from .inputs import Inputs, inputs_of
@@ -24,6 +25,12 @@ Method = Callable[..., Tensor]     # (inputs: Inputs, target: Target, **options)
 def additive(method: Method) -> Method:
     """Say of a method that its values add up to the target less the target at the baseline, which is then checked."""
     method.additive = True  # type: ignore[attr-defined]
+    return method
+
+
+def of_tokens(method: Method) -> Method:
+    """Say of a method that it puts other tokens in, and never looks at the numbers behind them."""
+    method.of_tokens = True  # type: ignore[attr-defined]
     return method
 
 
@@ -43,10 +50,12 @@ def attribute(net: Network, data: Any, method: str = "integrated-gradients", tar
 
     data: text or a list of texts, token ids [rows, tokens], images or numbers as a tensor, a `Batch`, or data with few rows.
     method: of the family `attribute`; options: its own, such as n_steps or seed.
-    target, contrast: a token, a class, or a function `(network, batch) -> [rows]`; with a contrast the question is why this
-        one rather than that. None explains what the network finds likeliest.
+    target, contrast: a token, a class, a dictionary's feature (`run.features[12]`), whose activation is then explained, or a
+        function `(network, batch) -> [rows]`; with a contrast the question is why this one rather than that. None explains
+        what the network finds likeliest.
     of: `logit`, `probability`, `log-probability` or `loss`; some methods are about probabilities and say so.
-    position: where text's logits are read; left out, at the last token (or, in a masked network, at the mask).
+    position: where text's logits are read; left out, at the last token (in a masked network at the mask; for a feature where
+        it fires most).
     over: `tokens`, `words`, `pixels`, `patches`, `inputs`, or a dictionary, whose features are then the units.
     baseline: what a unit that is taken away leaves: `zero`, `mean` (left out, for text), `blur`, a number or a tensor.
     site: where a text's embeddings are. patch: the side of a patch in pixels. batch_size: rows at a time.
@@ -54,8 +63,10 @@ def attribute(net: Network, data: Any, method: str = "integrated-gradients", tar
     Raises ValueError, in one sentence, for a target outside the vocabulary, a mask that leaves no unit, a network without
     gradients where the method needs them, NaN, and an option that the method does not have.
     """
+    if torch.is_inference_mode_enabled():
+        raise ValueError("attributions need gradients, which torch.inference_mode() forbids; call attribute outside of it.")
     chosen = find(method, "attribute")
-    _check_options(method, chosen.object, options)
+    check_options(method, chosen.object, options)
     batch = as_batch(net, data)
     inputs = inputs_of(net, batch, over, baseline, site, patch)
     inputs.limit, inputs.progress = batch_size, progress
@@ -71,15 +82,15 @@ def attribute(net: Network, data: Any, method: str = "integrated-gradients", tar
     about = {"method": method, "title": chosen.title, "target": goal.names(net), "of": goal.of, "baseline": inputs.said,
              "position": None if goal.position is None else goal.position.tolist(), "seed": seed,
              "options": options, "network": net.name, "rows": len(batch), "passes": inputs.passed / len(batch),
-             **_ends(inputs, goal, values, getattr(chosen.object, "additive", False))}
+             "notes": inputs.notes, **_ends(inputs, goal, values, getattr(chosen.object, "additive", False))}
     return Attribution(values, inputs.over, inputs.keep.cpu(), inputs.names, inputs.features, inputs.pixels, about)
 
 
 @torch.no_grad()
 def goal_of(net: Network, batch: Batch, target: Any, contrast: Any = None, of: str = "logit", position: Any = None) -> Target:
     """The target for a batch, checked against what the network says of it."""
-    if isinstance(target, Target) or callable(target):
-        return target_of(net, batch, torch.empty(0), target, contrast)
+    if isinstance(target, Target | Direction) or callable(target):
+        return target_of(net, batch, torch.empty(0), target, contrast, position=position)
     logits = net.logits(batch)
     if not bool(torch.isfinite(logits).all()):
         raise ValueError(f"{net.name} gives NaN or infinity on this input; look into its weights and the input.")
@@ -128,7 +139,8 @@ def _kept(net: Network, inputs: Any) -> Tensor | None:
     return keep if mask is None else keep & mask.bool()
 
 
-def _check_options(name: str, method: Method, options: dict[str, Any]) -> None:
+def check_options(name: str, method: Method, options: Mapping[str, Any]) -> None:
+    """Raise ValueError, in one sentence, where a method is not of one input's units or has no such option."""
     first, second, *known = [*inspect.signature(method).parameters, "", ""]
     if (first, second) != ("inputs", "target"):
         raise ValueError(f"{name} asks another question than how much each unit of one input matters; call it by itself, as "
@@ -139,6 +151,19 @@ def _check_options(name: str, method: Method, options: dict[str, Any]) -> None:
             near = difflib.get_close_matches(option, known, n=1, cutoff=0.4)
             has = f"it has {', '.join(known)}" if known else "it has none"
             raise ValueError(f"{name} has no option {option!r}{f'; did you mean {near[0]!r}?' if near else f'; {has}.'}")
+        _check_number(name, option, options[option], _default(method, option))
+
+
+def _check_number(name: str, option: str, value: Any, default: Any) -> None:
+    """An option that is a number where it is left out is one of its kind; what counts something is at least 1."""
+    if isinstance(default, bool) or not isinstance(default, int | float):
+        return
+    wanted = "a whole number" if isinstance(default, int) else "a number"
+    fits = isinstance(value, int) if isinstance(default, int) else isinstance(value, int | float) and math.isfinite(value)
+    if not fits or isinstance(value, bool):
+        raise ValueError(f"{option} of {name} is {wanted}; found {value!r}.")
+    if isinstance(default, int) and option != "seed" and value < 1:
+        raise ValueError(f"{option} of {name} is at least 1; found {value}.")
 
 
 def _default(method: Method, option: str) -> Any:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 
-from ..report.cards import MONO
+from ..report.cards import DARK, MONO
 from ..report.tokens import EMPTY, short, visible
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 WARM, COLD = (255, 138, 30), (60, 130, 235)
 SIDE = 224                      # pixels of a picture on a page
+MISSED = 0.1                    # the share of the difference by which values may miss it before it is said loudly
 TOP = 12                        # units that are listed or drawn as bars where there is no text or map
 LEGEND = ("Warm speaks for the target, blue against it; the shade is the value over the row's largest, or where all speak for "
           "it from the smallest to the largest. Hover over text for values.")
@@ -56,9 +57,26 @@ def caption(a: Attribution, row: int) -> str:
     said, names = a.about, a.about.get("target") or [""]
     name = names[row] if len(names) > row else names[0]
     output, low = said["output"][row], said["output_at_baseline"][row]
-    gap = "" if said.get("gap") is None else f"; values sum to the difference within {abs(float(said['gap'][row])):.2g}"
+    passes = "1 pass" if said["passes"] == 1 else f"{said['passes']:.4g} passes"
     return (f"{said['title']} for the {name}: {float(output):.4g}, and {float(low):.4g} at the baseline "
-            f"({said['baseline']}){gap}; {said['passes']:.4g} passes")
+            f"({said['baseline']}){_sums(a, row)}; {passes}")
+
+
+def _sums(a: Attribution, row: int) -> str:
+    """How far values add up to what they should, where a method promises it; loudly where they do not."""
+    said, notes = a.about, a.about.get("notes") or {}
+    if not bool(a.values[row].any()):
+        return "; ALL VALUES ARE 0, so that there is nothing to show"
+    if "leak" in notes:
+        rest = notes["held by constants"] + notes["held by what does not count"]
+        return (f"; over all rows the units hold {notes['held by units']:.3g}, constants and other tokens {rest:.3g}, the "
+                f"leak is {abs(notes['leak']):.1%}")
+    if said.get("gap") is None:
+        return ""
+    gap, change = abs(float(said["gap"][row])), abs(float(said["output"][row] - said["output_at_baseline"][row]))
+    if gap > MISSED * change:
+        return f"; VALUES MISS THE DIFFERENCE BY {gap:.2g}, {gap / max(change, 1e-12):.0%} of it: do not trust them"
+    return f"; values sum to the difference within {gap:.2g}"
 
 
 # --- terminal -------------------------------------------------------------------------------------------------------------
@@ -144,7 +162,7 @@ def _shown(a: Attribution, row: int) -> Markup:
 
 
 def _marked(a: Attribution, row: int) -> Markup:
-    mark = Markup('<span style="background:rgba({},{},{},{:.2f});border-radius:2px" title="{:+.4g}">{}</span>')
+    mark = Markup('<span style="background:rgba({},{},{},{:.2f});border-radius:2px{}" title="{:+.4g}">{}</span>')
     parts = []
     for name, s, value in zip(a.names[row], shades(a, row), a.values[row].tolist(), strict=False):  # type: ignore[index]
         text = visible(name) or (EMPTY if abs(s) > 0.05 else "")
@@ -152,7 +170,8 @@ def _marked(a: Attribution, row: int) -> Markup:
             parts.append(Markup("{}").format(text))
             continue
         colour = WARM if s > 0 else COLD
-        parts.append(mark.format(*colour, 0.9 * abs(s), value, text))
+        alpha = 0.9 * abs(s)
+        parts.append(mark.format(*colour, alpha, ";color:#111" if alpha >= DARK else "", value, text))
     return Markup('<div style="{}">{}</div>').format(MONO, Markup("").join(parts))
 
 

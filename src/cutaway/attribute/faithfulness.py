@@ -17,7 +17,7 @@ from ..metrics import bootstrap
 from ..metrics import faithfulness as measures
 from ..metrics.discovery import benjamini_hochberg
 from ..network import Network
-from .attribute import as_batch, goal_of
+from .attribute import as_batch, check_options, goal_of
 from .attribution import check_finite
 from .inputs import Inputs, inputs_of
 from .target import Target
@@ -26,14 +26,15 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-RANDOM = "random order"
+RANDOM, SIZE, EDGES = "random order", "size", "edges"
 
 
 @dataclass(frozen=True)
 class Asked:
     """What one attribution is measured by. again: the same method on inputs with other numbers x, as [rows, units].
 
-    target: what was attributed; answer: the same read as a probability, where it is a token or a class.
+    target: what was attributed; answer: the same read as a probability, where it is a token or a class. exact: units and
+    their effects alone, as `measures.effects` gives them; none where nobody asks.
     """
 
     inputs: Inputs
@@ -44,6 +45,7 @@ class Asked:
     radius: float
     scaling: str
     seed: int
+    exact: tuple[Tensor, Tensor] | None = None
 
     @property
     def counts(self) -> Tensor:
@@ -115,13 +117,18 @@ def _infidelity(asked: Asked, importance: Tensor) -> Measured:
     return dict(zip(("infidelity", "scaled infidelity", "correlation"), found, strict=True))
 
 
+def _agreement(asked: Asked, importance: Tensor) -> Measured:
+    units, effect = asked.exact or measures.effects(asked.raw, asked.counts, seed=asked.seed)
+    return {"agreement": measures.agreement(importance, units, effect)}
+
+
 def _sensitivity(asked: Asked, importance: Tensor) -> Measured:
     return {"sensitivity": measures.sensitivity(importance, asked.nearby())}
 
 
 MEASURES: dict[str, Callable[[Asked, Tensor], Measured]] = {
     "deletion": _deletion, "insertion": _insertion, "sufficiency": _sufficiency, "comprehensiveness": _comprehensiveness,
-    "soft": _soft, "infidelity": _infidelity, "sensitivity": _sensitivity,
+    "soft": _soft, "infidelity": _infidelity, "agreement": _agreement, "sensitivity": _sensitivity,
 }
 BY_ORDER = ("deletion", "insertion", "sufficiency", "comprehensiveness")    # which ask for the order of units alone
 LOWER = {"deletion", "infidelity", "scaled infidelity", "sensitivity"}   # where less is better; elsewhere more is
@@ -145,12 +152,15 @@ class Faithfulness:
     def __str__(self) -> str:
         a, shown = self.about, self.frame.copy()
         for name, low, high in (("value", "low", "high"), ("difference", "difference_low", "difference_high")):
-            shown[name] = [f"{v:.3f} [{x:.3f}, {y:.3f}]" for v, x, y in zip(shown[name], shown[low], shown[high], strict=True)]
+            shown[name] = [_said(v, x, y) for v, x, y in zip(shown[name], shown[low], shown[high], strict=True)]
+        shown["random"] = shown["random"].map(_number)
         shown["better"] = shown["better"].map({True: "than random", False: "-"})
         columns = ["measure", "wants", "method", "value", "random", "difference", "better"]
-        text = shown.sort_values("measure", kind="stable")[columns].to_string(index=False, float_format="{:.3f}".format)
-        return (f"{text}\n{a['rows']} rows of {a['network']}, units closed to {a['baseline']}, {a['draws']} draws, "
-                f"seed {a['seed']}; 95% bootstrap intervals over rows, false-discovery rate 5%")
+        text = shown.sort_values("measure", kind="stable")[columns].to_string(index=False)
+        over = "one row, which decides nothing" if a["rows"] < 2 else (
+            "95% bootstrap intervals over rows, false-discovery rate 5%")
+        return (f"{text}\n{a['rows']} row{'s' * (a['rows'] > 1)} of {a['network']}, units closed to {a['baseline']}, "
+                f"{a['draws']} draws, seed {a['seed']}; {over}")
 
     def plot(self) -> Figure:
         """The curves behind insertion and deletion, as a matplotlib figure."""
@@ -170,7 +180,15 @@ class Faithfulness:
         return figure
 
 
-def faithfulness(net: Network, data: Any, methods: Sequence[str] | Mapping[str, Mapping[str, Any]], target: Any = None,
+def _number(value: float) -> str:
+    return f"{value:.3f}" if abs(value) < 1000 else f"{value:.3g}"
+
+
+def _said(value: float, low: float, high: float) -> str:
+    return _number(value) + (f" [{_number(low)}, {_number(high)}]" if np.isfinite([low, high]).all() else "")
+
+
+def faithfulness(net: Network, data: Any, methods: str | Sequence[str] | Mapping[str, Mapping[str, Any]], target: Any = None,
                  contrast: Any = None, over: str | Dictionary | None = None, *, which: Sequence[str] = tuple(MEASURES),
                  of: str = "logit", position: Any = None, baseline: Any = None, site: Any = None, patch: int | None = None,
                  draws: int = 8, radius: float = 0.1, scaling: str = "min-max", seed: int = 0, batch_size: int = 64,
@@ -179,8 +197,9 @@ def faithfulness(net: Network, data: Any, methods: Sequence[str] | Mapping[str, 
 
     methods: names of the family `attribute`, or name -> options. data, target, contrast, over, of, position, baseline, site,
     patch: as `attribute` takes them; units are closed to the baseline. which: of `MEASURES`. draws: of soft masks, of
-    random orders and of inputs nearby, and four times as many of closed sets for infidelity. radius: how far nearby inputs
-    are. scaling: how importance becomes a chance for the soft measures.
+    random orders and of inputs nearby, and four times as many of closed sets for infidelity; agreement is with the exact
+    effect of at most 64 units a row. radius: how far nearby inputs are, as a share of x less its baseline. scaling: how
+    importance becomes a chance for the soft measures.
 
     Deletion, insertion, sufficiency and comprehensiveness are of the target's probability (of a function of yours, of its
     value). Beside the methods stand `size`, how far a unit is from its baseline, and for images `edges` by Sobel's filter.
@@ -189,24 +208,33 @@ def faithfulness(net: Network, data: Any, methods: Sequence[str] | Mapping[str, 
     if unknown or not methods:
         raise ValueError(f"there is no measure {unknown[0]!r}; there are {', '.join(MEASURES)}." if unknown else
                          "there is nothing to measure; give methods=, such as ['integrated-gradients', 'leave-one-out'].")
+    if draws < 1 or not radius > 0:
+        raise ValueError(f"there is at least one draw, and inputs nearby are at a radius above 0; found draws={draws} and "
+                         f"radius={radius}.")
     batch = as_batch(net, data)
     inputs = inputs_of(net, batch, over, baseline, site, patch)
     inputs.limit, inputs.progress = batch_size, progress
     goal = goal_of(net, batch, target, contrast, of, position)
     answer = replace(goal.read_as("probability"), against=None)
-    named = methods if isinstance(methods, Mapping) else {name: {} for name in methods}
+    chosen = [methods] if isinstance(methods, str) else methods
+    named = chosen if isinstance(chosen, Mapping) else {name: {} for name in chosen}
+    for name, options in named.items():
+        check_options(name, find(name, "attribute").object, options)
     ways = {name: _way(name, options, goal) for name, options in named.items()} | _simple(inputs)
     found: dict[str, Measured] = {}
     chance: dict[str, Measured] = {}
     orders = [name for name in which if name in BY_ORDER]
     any_order: Measured = {}
+    shared = Asked(inputs, goal, answer, lambda x: x, draws, radius, scaling, seed)
+    if "agreement" in which:
+        shared = replace(shared, exact=measures.effects(shared.raw, shared.counts, seed=seed))
     for name, way in ways.items():
         importance = _units(way(inputs), name)
-        asked = Asked(inputs, goal, answer, lambda x, way=way, name=name: _units(way(replace(inputs, x=x)), name),  # type: ignore[misc]
-                      draws, radius, scaling, seed)
-        found[name] = _all(asked, importance, which)
+        asked = replace(shared, again=lambda x, way=way, name=name: _units(way(replace(inputs, x=x)), name))  # type: ignore[misc]
+        own = [measure for measure in which if measure != "sensitivity" or not _of_tokens(name)]
+        found[name] = _all(asked, importance, own)
         any_order = any_order or _at_random(asked, importance, orders)
-        chance[name] = any_order | _at_random(asked, importance, [name for name in which if name not in BY_ORDER])
+        chance[name] = any_order | _at_random(asked, importance, [measure for measure in own if measure not in BY_ORDER])
     about = {"network": net.name, "rows": len(batch), "baseline": inputs.said, "over": inputs.over, "seed": seed,
              "draws": draws, "target": goal.names(net), "answer": answer.of, "scaling": scaling, "radius": radius}
     return _table(found, chance, about, seed)
@@ -217,10 +245,15 @@ def _way(name: str, options: Mapping[str, Any], goal: Target) -> Callable[[Input
     return lambda inputs: method(inputs, goal, **options)
 
 
+def _of_tokens(name: str) -> bool:
+    """Whether a method never looks at the numbers behind tokens, so that it has no sensitivity to them."""
+    return name not in (SIZE, EDGES) and getattr(find(name, "attribute").object, "of_tokens", False)
+
+
 def _simple(inputs: Inputs) -> dict[str, Callable[[Inputs], Tensor]]:
     """Importance that asks no network: how far a unit is from its baseline, and edges of images."""
-    ways = {"size": lambda i: i.units.gather((i.x - i.baseline).pow(2)).sqrt()}
-    return ways if inputs.pixels is None else {**ways, "edges": lambda i: i.units.gather(edges(i.x)[:, None].expand_as(i.x))}
+    ways = {SIZE: lambda i: i.units.gather((i.x - i.baseline).pow(2)).sqrt()}
+    return ways if inputs.pixels is None else {**ways, EDGES: lambda i: i.units.gather(edges(i.x)[:, None].expand_as(i.x))}
 
 
 def _units(values: Tensor, name: str) -> Tensor:

@@ -18,22 +18,33 @@ class Seen:
     """The points of several tests so far [tests, t, d], and a Gaussian kernel with them whose width follows from them."""
 
     def __init__(self, points: np.ndarray):
-        self.points, self.next = points, 0
+        self.room, self.n, self.next = points, points.shape[1], 0
         self._settle()
+
+    @property
+    def points(self) -> np.ndarray:
+        return self.room[:, : self.n]
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """The kernel of a new point of each test [tests, d] with all earlier ones: [tests, t]."""
         return self.of(x, self.points)
 
     def of(self, x: np.ndarray, points: np.ndarray) -> np.ndarray:
-        return np.exp(-((x[:, None] - points) ** 2).sum(-1) / (2 * self.width[:, None] ** 2))
+        apart = points - x[:, None]
+        apart *= apart
+        squared = apart[..., 0] if apart.shape[-1] == 1 else apart.sum(-1)
+        squared *= -0.5 / self.width[:, None] ** 2
+        return np.exp(squared, out=squared)
 
     def add(self, x: np.ndarray) -> None:
-        self.points = np.concatenate([self.points, x[:, None]], axis=1)
+        if self.n == self.room.shape[1]:        # room for as many again, so that points are seldom copied
+            self.room = np.concatenate([self.points, np.empty_like(self.points)], axis=1)
+        self.room[:, self.n] = x
+        self.n += 1
         self._settle()
 
     def _settle(self) -> None:
-        n = self.points.shape[1]
+        n = self.n
         if n < self.next or self.next > SETTLED:
             return
         apart = np.sqrt(((self.points[:, :, None] - self.points[:, None]) ** 2).sum(-1)).reshape(len(self.points), -1)

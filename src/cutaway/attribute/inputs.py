@@ -46,7 +46,8 @@ class Inputs:
     x, baseline: [rows, ...]; both are the same where a unit does not count. keep: bool [rows, *units], the units that count.
     put: from x' [n, ...] and the rows [n] that they stand for to the tensor that the network is given at `site`, or, where
     that is none, as its input. names, features, pixels: as in `Attribution`. said: the baseline in words.
-    passed: rows that went through the network so far. limit: rows that go through it at a time.
+    passed: rows that went through the network so far. limit: rows that go through it at a time. notes: figures that a method
+    gives of itself besides its values, for `about`.
     """
 
     net: Network
@@ -65,6 +66,7 @@ class Inputs:
     limit: int = 64
     progress: bool = False
     passed: int = field(default=0)
+    notes: dict[str, float] = field(default_factory=dict)
 
     @property
     def rows(self) -> Tensor:
@@ -82,7 +84,7 @@ class Inputs:
         self.passed += len(rows)
         batch, new = self.batch.select(rows), self.put(x, rows)
         if self.site is None:
-            found = target.select(rows).values(self.net, replace(batch, inputs=_with(batch.inputs, new)))
+            found = target.select(rows).values(self.net, replace(batch, inputs=with_numbers(batch.inputs, new)))
         else:
             with self.net.watched({self.site: lambda old, at: new.to(old)}):
                 found = target.select(rows).values(self.net, batch)
@@ -243,7 +245,7 @@ def _numbers(inputs: Any) -> Tensor | None:
     return found[0] if len(found) == 1 else None
 
 
-def _with(inputs: Any, new: Tensor) -> Any:
+def with_numbers(inputs: Any, new: Tensor) -> Any:
     """A network's inputs with another tensor of real numbers."""
     if isinstance(inputs, Tensor):
         return new

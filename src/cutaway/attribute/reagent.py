@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from ..catalogue import method
 from ..data import Batch
-from .attribute import reads
+from .attribute import of_tokens, reads
 from .inputs import Inputs
 from .target import Target
 
@@ -21,6 +21,7 @@ NEAR = 1e-6                                               # how near to 1 a chan
 
 @method("reagent", family="attribute", title="Recursive attribution generator", paper="arXiv 2402.00794", roster="004")
 @reads("probability")
+@of_tokens
 @torch.no_grad()
 def reagent(inputs: Inputs, target: Target, *, share: float = 0.3, keep: float = 0.3, top: int = 3, runs: int = 5,
             steps: int = 200, substitutes: Tensor | Sampler | None = None, seed: int = 0) -> Tensor:

@@ -23,7 +23,10 @@ from torch.nn import functional as F
 from ..catalogue import method
 from .attribute import Method, additive
 from .inputs import Inputs
+from .lrp import lrp
 from .target import Target
+
+FOLLOWED = 0.01      # how far captum's LRP may be from what is due, as a share of both
 
 Forward = Callable[[Tensor, Tensor], Tensor]      # (x [n, ...], rows [n]) -> the target [n]
 
@@ -63,8 +66,18 @@ class Copied(nn.Module):
 
 def _modules(inputs: Inputs, target: Target) -> View:
     if inputs.site is not None:
-        raise ValueError("this method follows a network's modules from its input numbers; it is not for text or features.")
+        raise ValueError("this method follows a network's modules from its input numbers; it is not for text or features. Use "
+                         "lrp or integrated-gradients.")
     return View(inputs.x, inputs.baseline, Copied(inputs, target).eval())
+
+
+def _follows(inputs: Inputs, target: Target, found: Tensor) -> None:
+    """Check captum's LRP against rules that act within the pass itself: both hand the units the same in all."""
+    ours = lrp(replace(inputs), target).flatten(1).sum(1)
+    theirs = found.flatten(1).sum(1)
+    if bool(((ours - theirs).abs() > FOLLOWED * (ours.abs() + theirs.abs()).clamp(min=1e-6)).any()):
+        raise ValueError(f"captum's LRP does not follow what {inputs.net.name} computes between its modules, such as sums of "
+                         f"two branches: it hands out {float(theirs[0]):.3g} where {float(ours[0]):.3g} is due. Use lrp.")
 
 
 def _sums(inputs: Inputs, found: Tensor) -> Tensor:
@@ -89,7 +102,8 @@ class Standard:
 
     view: what captum sees; make: its explainer, from captum's module of attributions, the way to the target, the inputs and
     the options; ask: what the explainer is called with besides; into: its answer -> one number a unit.
-    options: name -> (value if left out, what it is). alone: each row is asked for by itself.
+    options: name -> (value if left out, what it is). alone: each row is asked for by itself. checked: raises ValueError where
+    the answer cannot be right.
     """
 
     id: str
@@ -103,6 +117,7 @@ class Standard:
     options: dict[str, tuple[Any, str]] = field(default_factory=dict)
     additive: bool = False
     alone: bool = False
+    checked: Callable[[Inputs, Target, Tensor], None] | None = None
 
 
 SEED = {"seed": (0, "of the random draws.")}
@@ -197,9 +212,9 @@ STANDARD = (
              "Differences from the baseline carried back through a network's modules; `deeplift` has both rules.",
              _modules, lambda attr, forward, inputs, o: attr.DeepLift(forward),
              lambda view, inputs, o: {"baselines": view.baseline}, _sums, additive=True),
-    Standard("lrp", "Layer-wise relevance propagation", "https://doi.org/10.1371/journal.pone.0130140",
-             "The output carried back through a network's modules in proportion to what each input gave (epsilon rule).",
-             _modules, _lrp, lambda view, inputs, o: {}, _sums),
+    Standard("captum-lrp", "Layer-wise relevance propagation by captum", "https://doi.org/10.1371/journal.pone.0130140",
+             "The output carried back through modules in proportion to what each input gave; `lrp` is for any network.",
+             _modules, _lrp, lambda view, inputs, o: {}, _sums, checked=_follows),
 )
 
 
@@ -219,8 +234,11 @@ def explain(row: Standard, inputs: Inputs, target: Target, options: Mapping[str,
                 found.append(explainer.attribute(seen.x, additional_forward_args=(rows.to(seen.x.device),), **asked).detach())
             except (TypeError, RuntimeError, AssertionError, AttributeError, KeyError) as error:
                 said = next(iter(str(error).strip().splitlines()), type(error).__name__)
-                raise ValueError(f"captum's {row.title} does not fit {inputs.net.name}: {said}") from error
-    return row.into(inputs, torch.cat(found))
+                raise ValueError(f"{row.id}, computed by captum, does not fit {inputs.net.name}: {said}") from error
+    whole = torch.cat(found)
+    if row.checked is not None:
+        row.checked(inputs, target, whole)
+    return row.into(inputs, whole)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..dictionaries import Direction
 from ..network import Network
 
 Measure = Callable[[Network, Any], Tensor]
@@ -28,6 +29,7 @@ OF: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "loss": lambda logits, index: -_picked(F.log_softmax(logits, -1), index),
 }
 EMBEDDING = ("sentence", "encoder", "vision")     # kinds of network whose outputs are neither tokens nor classes
+CLASSES = "Classification"                        # in the names of transformers' classes with a head of classes on them
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +40,7 @@ class Target:
     index: int64 [rows], the token or class; against: [rows], the one it is contrasted with, whose number is taken away;
     position: [rows], where text's logits are read, none where a row has one prediction.
     measure: the function of your own, `(network, batch) -> [rows]`, in the place of all that.
+    feature: a feature of a dictionary, whose activation at `position` is the number.
     """
 
     of: str = "logit"
@@ -45,9 +48,12 @@ class Target:
     against: Tensor | None = None
     position: Tensor | None = None
     measure: Measure | None = None
+    feature: Direction | None = None
 
     def values(self, net: Network, batch: Any) -> Tensor:
         """The numbers of a batch with as many rows as the target: [rows], differentiable."""
+        if self.feature is not None:
+            return _at(activations(net, batch, self.feature), self.position)
         if self.measure is None:
             return self.read(net.logits(batch))
         values = self.measure(net, batch)
@@ -60,7 +66,8 @@ class Target:
     def read(self, logits: Tensor) -> Tensor:
         """The numbers from logits [rows, classes] or [rows, tokens, classes]: [rows]."""
         if self.index is None:
-            raise ValueError(f"the target {self.of} is a function of network and batch; it cannot be read off logits.")
+            raise ValueError(f"the target, {self.of}, cannot be read off logits, and this method explains logits; use another "
+                             "one, such as integrated-gradients or leave-one-out.")
         logits = _at(logits, self.position).to(torch.promote_types(logits.dtype, torch.float32))
         values = OF[self.of](logits, self.index.to(logits.device))
         return values if self.against is None else values - OF[self.of](logits, self.against.to(logits.device))
@@ -72,13 +79,13 @@ class Target:
         return replace(self, index=chosen(self.index), against=chosen(self.against), position=chosen(self.position))
 
     def read_as(self, of: str) -> Target:
-        """The same tokens or classes, read as another number; a function of your own stays what it is."""
-        return self if self.measure is not None else replace(self, of=of)
+        """The same tokens or classes, read as another number; a feature or a function of your own stays what it is."""
+        return self if self.index is None else replace(self, of=of)
 
     @property
     def linear(self) -> bool:
         """Whether it is a weighted sum of logits, as rules that are carried backwards from logits need it."""
-        return self.measure is None and self.of == "logit"
+        return self.index is not None and self.of == "logit"
 
     def names(self, net: Network) -> list[str]:
         """What is explained of each row, in words: "logit of ' self' rather than ' x'"."""
@@ -93,8 +100,35 @@ def name(net: Network, index: int) -> str:
     """A token as its text in quotes, a class by its name."""
     if net.tokenizer is not None and net.kind in ("causal", "masked"):
         return repr(net.tokenizer.decode([index]))
-    labels = getattr(net.config, "id2label", None) if net.kind == "image" else None
+    labels = getattr(net.config, "id2label", None) if net.kind == "image" or _has_classes(net) else None
     return str((labels or {}).get(index, index))
+
+
+def _has_classes(net: Network) -> bool:
+    return CLASSES in type(net.module).__name__
+
+
+def activations(net: Network, batch: Any, feature: Direction) -> Tensor:
+    """The activation of a dictionary's feature at every token, [rows, tokens], differentiable."""
+    sites = list(feature.dictionary.reads)
+    found = net.record(batch, sites, grad=torch.is_grad_enabled())
+    return feature.dictionary.encoded([found[site] for site in sites]).of(feature.index)
+
+
+def feature_target(net: Network, batch: Any, feature: Direction, position: Any = None) -> Target:
+    """A feature's activation at a position; left out, where in each row it fires most among the tokens that count."""
+    fires = activations(net, batch, feature)
+    if fires.ndim != 2:
+        raise ValueError(f"a feature is explained at one of a row's tokens; at {feature.dictionary.site} its activations have "
+                         f"the shape {list(fires.shape)}.")
+    where = _positions(position, *fires.shape) if position is not None else fires.masked_fill(
+        torch.zeros_like(fires, dtype=torch.bool) if batch.keep is None else ~batch.keep.to(fires.device), -torch.inf).argmax(1)
+    silent = (_at(fires, where) == 0).nonzero()[:, 0]
+    if len(silent):
+        raise ValueError(f"feature {feature.index} does not fire in row {int(silent[0])}"
+                         f"{' at that position' if position is not None else ''}, so there is nothing to explain; give text in "
+                         "which it does, such as one of its contexts.")
+    return Target(f"activation of feature {feature.index} at {feature.dictionary.site}", position=where.cpu(), feature=feature)
 
 
 def target_of(net: Network, batch: Any, logits: Tensor, target: Any = None, contrast: Any = None, of: str = "logit",
@@ -102,21 +136,28 @@ def target_of(net: Network, batch: Any, logits: Tensor, target: Any = None, cont
     """The target that a user asked for, checked against the network's logits on the batch.
 
     target, contrast: a token as text, a class's name, a number, one of these for each row, or none: what the network finds
-    likeliest (and no contrast). position: where text's logits are read, one or one for each row, negative from the end; none
-    for each row's last token, or for a masked network its first masked token.
+    likeliest (and no contrast). A feature of a dictionary stands for its activation, where it fires most. position: where
+    text's logits are read, one or one for each row, negative from the end; none for each row's last token, or for a masked
+    network its first masked token.
     """
     if isinstance(target, Target):
         return target
+    if isinstance(target, Direction):
+        if contrast is not None:
+            raise ValueError("a feature's activation has no contrast; leave it out, or give a function of yours as the target.")
+        return feature_target(net, batch, target, position)
     if callable(target):
         if contrast is not None:
             raise ValueError("a target that is a function of yours has no contrast; take the difference in the function.")
+        if position is not None:
+            raise ValueError("a target that is a function of yours reads where it likes; leave position= out.")
         return Target(getattr(target, "__name__", type(target).__name__), measure=target)
     if of not in OF:
         raise ValueError(f"what is explained is {', '.join(OF)}; found {of!r}.")
     if logits.ndim not in (2, 3):
         raise ValueError(f"{net.name} gives one output of the shape {tuple(logits.shape)}; give target= as a function "
                          "(network, batch) that returns one number a row.")
-    if target is None and net.kind in EMBEDDING:
+    if target is None and net.kind in EMBEDDING and not _has_classes(net):
         raise ValueError(f"{net.name} gives an embedding, of which nothing is the likeliest; give target= as a function "
                          "(network, batch) that returns one number a row, such as a similarity, or a dimension's number.")
     where = _position(net, batch, logits, position)
@@ -131,7 +172,7 @@ def target_of(net: Network, batch: Any, logits: Tensor, target: Any = None, cont
 
 
 def _at(logits: Tensor, position: Tensor | None) -> Tensor:
-    """Logits at the rows' positions: [rows, classes]."""
+    """What is at the rows' positions: logits [rows, classes], or numbers [rows]."""
     if position is None:
         return logits
     return logits[torch.arange(len(logits), device=logits.device), position.to(logits.device)]
@@ -143,8 +184,11 @@ def _position(net: Network, batch: Any, logits: Tensor, asked: Any) -> Tensor | 
             raise ValueError(f"{net.name} gives one prediction a row, so there is no position to choose.")
         return None
     rows, tokens = logits.shape[:2]
-    if asked is None:
-        return _usual_position(net, batch, rows, tokens)
+    return _usual_position(net, batch, rows, tokens) if asked is None else _positions(asked, rows, tokens)
+
+
+def _positions(asked: Any, rows: int, tokens: int) -> Tensor:
+    """Positions that were asked for, one for all or one for each row, negative from the end: [rows]."""
     found = torch.as_tensor(asked).reshape(-1)
     found = found.expand(rows) if len(found) == 1 else found
     if len(found) != rows or bool(((found < -tokens) | (found >= tokens)).any()):

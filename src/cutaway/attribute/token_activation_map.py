@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..catalogue import method
-from .inputs import Inputs
+from .inputs import Inputs, with_numbers
 from .target import Target
 
 SIDE = 3          # of the window of the rank filter
@@ -38,7 +40,7 @@ def token_activation_map(inputs: Inputs, target: Target, *, image: tuple[int, in
     patches = inputs.shape[0] * inputs.shape[1]
     if end - start != patches:
         raise ValueError(f"the image has {patches} patches, but image={image} are {end - start} tokens.")
-    logits = inputs.net.logits(inputs.batch).float()
+    logits = inputs.net.logits(replace(inputs.batch, inputs=with_numbers(inputs.batch.inputs, inputs.x))).float()
     inputs.passed += len(logits)
     index, position = target.index.to(logits.device), target.position.to(logits.device)
     places = text_places(logits.shape[1], start, end, ids.shape[1]).to(logits.device)

@@ -12,6 +12,7 @@ from .faithfulness import Benchmark, Curve, benchmark
 from .features import feature_attribution, feature_patching, features_kept
 from .graph import Graph, graph
 from .heads import head_patterns
+from .information_flow import information_flow
 from .path_patching import path_patching
 from .relp import relp
 from .smallest_circuit import Circuit, smallest_circuit
@@ -22,4 +23,4 @@ __all__ = [
     "TASKS", "Agreement", "Benchmark", "Circuit", "Curve", "EdgeScores", "Effects", "Graph", "LogitDifference", "Task",
     "activation_patching", "agreement", "assignment", "attribution_patching", "attribution_patching_ig", "benchmark", "eap",
     "eap_ig", "edge_patching", "feature_attribution", "feature_patching", "features_kept", "graph", "head_patterns",
-    "induction", "pairs", "path_patching", "relp", "smallest_circuit", "strength", "task_of"]
+    "induction", "information_flow", "pairs", "path_patching", "relp", "smallest_circuit", "strength", "task_of"]

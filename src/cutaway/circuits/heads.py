@@ -40,5 +40,5 @@ def head_patterns(net: Network, n: int = 32, length: int = 24, seed: int = 0) ->
     for name, pattern in patterns.items():
         looks = {look: pattern[:, :, queries, queries - back(length)].mean((0, 2)) for look, back in LOOKS.items()}
         rows.append(pd.DataFrame({"site": name.replace("pattern", "heads"), "unit": range(pattern.shape[1]),
-                                  **{look: values.numpy() for look, values in looks.items()}}))
+                                  **{look: values.float().numpy() for look, values in looks.items()}}))
     return pd.concat(rows, ignore_index=True)

@@ -15,6 +15,7 @@ from .smallest_circuit import Circuit
 
 COLOURS = {"q": "#c9482b", "k": "#2b6cb0", "v": "#2f855a", "mlp": "#6b46c1", "logits": "#444444"}
 MOST = 80  # edges that are drawn
+WRITTEN = 0.02  # shares of a behaviour at least this large are written into the map
 BENDS = {"q": 0.26, "k": 0.13, "v": 0.0, "mlp": -0.13, "logits": 0.1}  # so that edges between the same parts lie apart
 WHAT = {"q": "into queries", "k": "into keys", "v": "into values", "mlp": "into an MLP", "logits": "into the logits"}
 
@@ -65,11 +66,12 @@ def draw_circuit(circuit: Circuit) -> Any:
     for name in [*parts.senders, "logits"]:
         x, y = place_of(name, n_heads, n_blocks)
         here = name in used
-        axes.scatter([x], [y], s=230 if here else 40, color="#f4e7c3" if here else "#e3e3e3",
+        axes.scatter([x], [y], s=340 if here else 40, color="#f4e7c3" if here else "#e3e3e3",
                      edgecolors="#333333" if here else "#d0d0d0", linewidths=0.8, zorder=3)
         if here:
             said = name.rpartition(":")[2] if ":" in name else {"embed": "emb", "logits": "out"}.get(name, "mlp")
-            axes.text(x, y, said, ha="center", va="center", fontsize=7, zorder=4)
+            axes.text(x, y, said, ha="center", va="center", fontsize=7 if said.isdigit() else 6,
+                      zorder=4)
     axes.set(yticks=[2 * i for i in range(n_blocks)], xticks=[], xlim=(-1, n_heads + 1.2), ylim=(-1.8, 2 * n_blocks + 0.8))
     axes.set_yticklabels([f"block {i}" for i in range(n_blocks)], fontsize=8)
     for part in [part for part in COLOURS if part in shown]:
@@ -98,7 +100,7 @@ def draw_curves(benchmarks: dict[str, Benchmark], title: str) -> Any:
               label=f"random: CPR {np.mean(first.random['cpr']):.2f}, CMD {np.mean(first.random['cmd']):.2f}")
     axes.axhline(1, color="black", linewidth=0.6)
     axes.set(xscale="log", xlabel="share of edges kept", ylabel="faithfulness")
-    axes.legend(fontsize=7)
+    figure.legend(fontsize=7, loc="outside lower center", frameon=False)
     axes.set_title(title, fontsize=8, loc="left")
     return figure
 
@@ -109,6 +111,10 @@ def draw_heads(effects: Effects) -> Any:
     grid = np.stack([effects.share(site) for site in effects.values])
     figure, axes = _figure(max(4.5, 0.5 * grid.shape[1] + 2), max(3.0, 0.45 * grid.shape[0] + 1.4))
     image = axes.imshow(grid, cmap="RdBu_r", norm=CenteredNorm(), aspect="auto")
+    for (block, head), share in np.ndenumerate(grid):
+        if abs(share) >= WRITTEN:       # the strongest head makes all others pale
+            axes.text(head, block, f"{share:.2f}", ha="center", va="center", fontsize=6,
+                      color="white" if abs(share) > 0.6 * np.abs(grid).max() else "black")
     figure.colorbar(image, label="share of the behaviour")
     axes.set(xlabel="head", ylabel="block", xticks=range(grid.shape[1]), yticks=range(grid.shape[0]))
     a = effects.about

@@ -78,19 +78,18 @@ def smallest_circuit(net: Network, task: Task, level: str = "edges", by: str = "
     """Find a minimal circuit on one half of a task's prompts and measure it on the other.
 
     level: `edges`, or `nodes` (heads and MLPs, with all edges that leave them). by: the scores of edges that parts are
-    chosen by, `eap`, `eap-ig` or `edge-patching`. target: the faithfulness to keep on the first half. n_random: random
-    circuits of the same size for the baseline.
+    chosen by, `eap`, `eap-ig`, `edge-patching` or `information-flow`. target: the faithfulness to keep on the first half.
+    n_random: random circuits of the same size for the baseline.
 
     As many of the best parts as reach the target are kept, by signed scores or by their size, whichever needs fewer; then
     parts are taken away, the smallest scores first, in halves of what is left to try, as long as the target is kept, until
     none can go alone. ACDC goes through edges one by one from the logits back and stops at a threshold for each.
     """
-    if not 0 < target < 1:
-        raise ValueError(f"target is the share of the behaviour to keep, between 0 and 1; found {target}.")
+    check_target(target)
     first, second = task.halves()
     scores: EdgeScores = find(by, "circuit").object(net, first, batch_size=min(batch_size, 16))
     if not isinstance(scores, EdgeScores):
-        raise ValueError(f"{by} scores no edges; a circuit is found by eap, eap-ig or edge-patching.")
+        raise ValueError(f"{by} scores no edges; a circuit is found by eap, eap-ig, edge-patching or information-flow.")
     parts, on_first = scores.graph, Kept(scores.graph, first, batch_size)
     chosen = level_of(parts, level)
     values = chosen.sums(scores.values)
@@ -113,6 +112,12 @@ def smallest_circuit(net: Network, task: Task, level: str = "edges", by: str = "
              "rows to measure": len(second), "seed": seed}
     return Circuit(parts, level, names, edges, scores, target, on_first.faithfulness(edges), len(chosen.parts), figures, drops,
                    about)
+
+
+def check_target(target: float) -> None:
+    """Raise ValueError for a target that is no share."""
+    if not 0 < target < 1:
+        raise ValueError(f"target is the share of the behaviour to keep, between 0 and 1; found {target}.")
 
 
 def greedy(order: Tensor, keeps: Callable[[Tensor], bool]) -> Tensor:

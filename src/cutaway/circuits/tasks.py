@@ -101,12 +101,18 @@ TASKS: dict[str, Callable[[Network, int, int], Task]] = {"induction": induction,
 def task_of(net: Network, name: str, n: int = 64, seed: int = 0) -> Task:
     """A task by name, or from a .jsonl file with `clean`, `corrupted`, `right` and `wrong` in each line."""
     if name in TASKS:
+        if n < 2:
+            raise ValueError(f"a task has at least two pairs of prompts, so that it can be halved; found n={n}.")
         return TASKS[name](net, n, seed)
     path = Path(name)
     if not path.exists():
         raise ValueError(f"there is no task {name!r}; there are {', '.join(TASKS)}, or give a .jsonl file of prompts.")
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text; give a .jsonl file of prompts.") from error
+    for number, line in enumerate(lines, 1):
         if line.strip():
             rows.append(_row(path, number, line))
     clean, corrupted, right, wrong = ([row[key] for row in rows] for key in KEYS)

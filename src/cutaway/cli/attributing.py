@@ -15,8 +15,8 @@ from . import folder, inputs
 def attribute(model: Annotated[str, tyro.conf.Positional] = "pico", /, text: tuple[str, ...] = (), images: Path | None = None,
               method: str = "integrated-gradients", target: str = "", contrast: str = "", over: str = "", of: str = "logit",
               position: int | None = None, baseline: str = "", site: str = "", patch: int | None = None,
-              run: Path | None = None, set: tuple[str, ...] = (), rows: int = 8, batch_size: int = 64, top: int = 10,
-              out: Path = Path("runs/attribute"), device: str = "cpu", pickle: bool = False) -> None:
+              size: int | None = None, run: Path | None = None, set: tuple[str, ...] = (), rows: int = 8, batch_size: int = 64,
+              top: int = 10, out: Path = Path("runs/attribute"), device: str = "cpu", pickle: bool = False) -> None:
     """Say which tokens, words, pixels or features an output rests on, and show it.
 
     Args:
@@ -24,7 +24,8 @@ def attribute(model: Annotated[str, tyro.conf.Positional] = "pico", /, text: tup
         text: Texts to explain.
         images: Or a folder of images, or one image.
         method: Of the family attribute; `cutaway catalogue attribute` lists them.
-        target: The token (as text, or id:7) or class to explain; left out, what the network finds likeliest.
+        target: The token (as text, or id:7) or class to explain, or with --run a feature, as feature:17, whose activation is
+            explained; left out, what the network finds likeliest.
         contrast: Explain why the target rather than this one.
         over: tokens, words, pixels or patches; left out, tokens or pixels.
         of: logit, probability, log-probability or loss.
@@ -32,7 +33,8 @@ def attribute(model: Annotated[str, tyro.conf.Positional] = "pico", /, text: tup
         baseline: zero, mean, blur, or a number: what is left of a unit that is taken away.
         site: Where a text's embeddings are, in a network whose family Cutaway does not know.
         patch: The side of a patch in pixels.
-        run: Explain by the features of this run of `cutaway learn` instead.
+        size: The side to which images are brought, for a network that does not say it.
+        run: Explain by the features of this run of `cutaway learn`, or one of its features.
         set: The method's options, as NAME=VALUE, such as n_steps=100.
         rows: At most so many images.
         batch_size: Rows that go through the network at a time.
@@ -48,19 +50,23 @@ def attribute(model: Annotated[str, tyro.conf.Positional] = "pico", /, text: tup
     from ..train import load
     if bool(text) == (images is not None):
         raise ValueError("give either --text or --images, the input that is to be explained.")
+    if batch_size < 1 or top < 0:
+        raise ValueError(f"--batch-size is at least 1 and --top at least 0; found {batch_size} and {top}.")
     net = inputs.network(model, device, pickle)
-    asked: Any = load(run, net).dictionary if run else over or None
-    source = list(text) or _images(images, net, rows)
-    found = explain(net, source, method, _named(target, net), _named(contrast, net), asked, of=of, position=position,
-                    baseline=_number(baseline), site=site or None, patch=patch, batch_size=batch_size, progress=True,
-                    **_options(set))
+    dictionary = load(run, net).dictionary if run else None
+    goal = _named(target, net, dictionary)
+    source = list(text) or _images(images, net, rows, size)
+    found = explain(net, source, method, goal, _named(contrast, net), units_of(over, dictionary, goal), of=of,
+                    position=position, baseline=_number(baseline), site=site or None, patch=patch, batch_size=batch_size,
+                    progress=True, **options_of(set))
     folder.begin(out, "attribute", {
         "model": model, "text": text, "images": images, "method": method, "target": target, "contrast": contrast, "over": over,
-        "of": of, "position": position, "baseline": baseline, "site": site, "patch": patch, "run": run, "set": set,
-        "rows": rows, "batch_size": batch_size, "top": top, "out": out, "device": device, "pickle": pickle})
+        "of": of, "position": position, "baseline": baseline, "site": site, "patch": patch, "size": size, "run": run,
+        "set": set, "rows": rows, "batch_size": batch_size, "top": top, "out": out, "device": device, "pickle": pickle})
     console = Console(highlight=False, soft_wrap=True)
+    shown = found.names is not None or (found.values.ndim == 3 and found.features is None)   # as text or a map, not a list
     for i in range(len(found)):
-        for line in texts(found, [i]):
+        for line in texts(found, [i])[: 2 if shown else 1]:
             console.print(line)
         for unit, value in found.top(top, i):
             console.print(f"{value:+10.4g}  {unit!r}", markup=False)
@@ -70,7 +76,7 @@ def attribute(model: Annotated[str, tyro.conf.Positional] = "pico", /, text: tup
     print(f"\nThe page is {page}, its picture attribution.png and the values attribution.json beside it.")
 
 
-def _images(path: Path | None, net: Network, rows: int) -> Any:
+def _images(path: Path | None, net: Network, rows: int, size: int | None) -> Any:
     """The first images of a folder, or one image."""
     import numpy as np
     from PIL import Image
@@ -80,16 +86,28 @@ def _images(path: Path | None, net: Network, rows: int) -> Any:
     if not path.exists():
         raise FileNotFoundError(f"there is no image or folder {path}.")
     if path.is_dir():
-        return images(path, net).take(rows)
+        return images(path, net, size=size).take(rows)
     try:
         with Image.open(path) as picture:
-            return images(np.asarray(picture.convert("RGB"))[None], net)
+            pixels = np.asarray(picture.convert("RGB"))
     except OSError as error:
         raise ValueError(f"{path} is not an image that can be read.") from error
+    return images(pixels[None], net, size=size)
 
 
-def _named(text: str, net: Network) -> Any:
-    """A token by its text, or by its number as id:7; a class by its name or number."""
+def units_of(over: str, dictionary: Any, target: Any) -> Any:
+    """What an attribution is over: what was asked for, or a run's features where it is not one of them that is explained."""
+    from ..dictionaries import Direction
+    return over or (None if isinstance(target, Direction) else dictionary)
+
+
+def _named(text: str, net: Network, dictionary: Any = None) -> Any:
+    """A token by its text, or by its number as id:7; a class by its name or number; a dictionary's feature as feature:17."""
+    if text.startswith("feature:") and text[8:].isdigit():
+        from ..dictionaries import Direction
+        if dictionary is None:
+            raise ValueError(f"{text} is a feature of a run of `cutaway learn`; give its folder as --run.")
+        return Direction(dictionary, int(text[8:]))
     known = getattr(net.config, "label2id", None) or {}
     if text.startswith("id:") and text[3:].isdigit():
         return int(text[3:])
@@ -108,11 +126,18 @@ def _number(text: str) -> Any:
         return text
 
 
-def _options(pairs: tuple[str, ...]) -> dict[str, Any]:
+def options_of(pairs: tuple[str, ...]) -> dict[str, Any]:
     options = {}
     for pair in pairs:
         name, _, value = pair.partition("=")
         if not name or not value:
             raise ValueError(f"--set takes NAME=VALUE, such as n_steps=100; found {pair!r}.")
-        options[name.replace("-", "_")] = _number(value)
+        options[name.replace("-", "_")] = _value(value)
     return options
+
+
+def _value(text: str) -> Any:
+    """An option's value: true or false, numbers with commas between them as a tuple, or as `_number` reads it."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    return tuple(_number(part) for part in text.split(",") if part) if "," in text else _number(text)

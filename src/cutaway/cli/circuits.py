@@ -21,9 +21,9 @@ HEADS = "blocks.*.attn.heads"
 
 
 def circuit(model: Annotated[str, tyro.conf.Positional] = "pico", /, task: str = "induction",
-            level: Literal["edges", "nodes"] = "edges", by: Literal["eap-ig", "eap", "edge-patching"] = "eap-ig",
-            target: float = 0.9, n: int = 32, top: int = 12, out: Path = Path("runs/circuit"), seed: int = 0,
-            device: str = "cpu", pickle: bool = False) -> None:
+            level: Literal["edges", "nodes"] = "edges",
+            by: Literal["eap-ig", "eap", "edge-patching", "information-flow"] = "eap-ig", target: float = 0.9, n: int = 32,
+            top: int = 12, out: Path = Path("runs/circuit"), seed: int = 0, device: str = "cpu", pickle: bool = False) -> None:
     """Find the parts of a network that carry a behaviour: heads by patching, then the smallest circuit that keeps it.
 
     Args:
@@ -40,17 +40,34 @@ def circuit(model: Annotated[str, tyro.conf.Positional] = "pico", /, task: str =
         pickle: Also read weights that are saved as a pickle.
     """
     from ..circuits import strength, task_of
+    from ..circuits.smallest_circuit import check_target
+    check_target(target)
     net = inputs.network(model, device, pickle)
     asked = task_of(net, task, n, seed)
+    shown = strength(net, asked)
     folder.begin(out, "circuit", {
         "model": model, "task": task, "level": level, "by": by, "target": target, "n": n, "top": top, "out": out, "seed": seed,
         "device": device, "pickle": pickle})
     print(f"{asked.name} in {net.name}, {len(asked)} pairs of prompts of {asked.length} tokens")
-    for figure in strength(net, asked):
+    for figure in shown:
         print(f"- {figure}")
     _heads(net, asked, top, out)
+    unknown = _without_edges(net)
+    if unknown:
+        print(f"\nNo circuit was sought: {unknown}\nThe heads are in {out}: heads.json and heads.png.")
+        return
     _circuit(net, asked, level, by, target, seed, top, out)
     print(f"\nAll of it is in {out}: heads.json and heads.png, circuit.json and circuit.png, curves.png.")
+
+
+def _without_edges(net: Network) -> str:
+    """Why a network's edges are not known, in one sentence; empty where they are."""
+    from ..circuits.wires import wires_of
+    try:
+        wires_of(net)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _heads(net: Network, asked: Task, top: int, out: Path) -> None:

@@ -1,9 +1,9 @@
 """Each metric once, with its n and interval."""
 
 from .figure import Figure, bootstrap, ratio
-from .loss import row_loss, token_loss, token_targets
+from .loss import moved, row_loss, token_loss, token_targets
 from .measure import METRICS, measure
 from .reconstruction import Reconstruction, fidelity
 
-__all__ = ["METRICS", "Figure", "Reconstruction", "bootstrap", "fidelity", "measure", "ratio", "row_loss", "token_loss",
-           "token_targets"]
+__all__ = ["METRICS", "Figure", "Reconstruction", "bootstrap", "fidelity", "measure", "moved", "ratio", "row_loss",
+           "token_loss", "token_targets"]

@@ -24,21 +24,37 @@ def wealth(payoffs: Iterable[np.ndarray]) -> np.ndarray:
     quantiles of the test's earlier payoffs, and the share of wealth that is bet follows the online Newton step (Cutkosky
     and Orabona 2018), as in arXiv 2405.19146.
     """
-    past: list[np.ndarray] = []
+    past = np.empty((0, 0))          # the payoffs so far, in order of size: [tests, steps]
     found: list[np.ndarray] = []
     share, squares, now = (np.array(start) for start in (0.0, 1.0, 1.0))
     for payoff in payoffs:
-        scale = np.subtract(*np.quantile(past, [0.9, 0.1], axis=0)).clip(LEAST_SCALE) if len(past) >= 2 else 1.0
+        scale = (_quantile(past, 0.9) - _quantile(past, 0.1)).clip(LEAST_SCALE) if past.shape[1] >= 2 else 1.0
         bet = np.tanh(payoff / scale)
         now = now * (1 + share * bet)
         gradient = bet / (1 + share * bet)
         squares = squares + gradient**2
         share = np.clip(share + GAIN * gradient / squares, 0, MOST)
-        past.append(payoff)
+        past = _inserted(past, payoff)
         found.append(now)
     if not found:
         raise ValueError("a test by betting needs at least one payoff; give it more rows.")
     return np.stack(found, axis=1)
+
+
+def _quantile(ordered: np.ndarray, share: float) -> np.ndarray:
+    """A quantile of each row [tests, n] in order of size, between two entries by their distance: [tests]."""
+    place = share * (ordered.shape[1] - 1)
+    low, part = int(place), place % 1
+    return ordered[:, low] + part * (ordered[:, min(low + 1, ordered.shape[1] - 1)] - ordered[:, low])
+
+
+def _inserted(ordered: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Rows [tests, n] in order of size with one more number in each: [tests, n + 1]."""
+    if ordered.shape[1] == 0:
+        return new[:, None].copy()
+    return np.concatenate([np.minimum(ordered, np.maximum(new[:, None], np.pad(ordered[:, :-1], ((0, 0), (1, 0)),
+                                                                               constant_values=-np.inf))),
+                           np.maximum(ordered[:, -1:], new[:, None])], axis=1)
 
 
 def crossing(wealth: np.ndarray, level: float) -> np.ndarray:

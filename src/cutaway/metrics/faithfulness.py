@@ -154,6 +154,36 @@ def infidelity(value: Value, importance: Tensor, counts: Tensor, *, draws: int =
     return ((said - fall) ** 2).mean(1), scaled, together
 
 
+# --- agreement with the exact effect of single units -----------------------------------------------------------------------
+
+def effects(value: Value, counts: Tensor, most: int = 64, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """What the value loses when one unit alone is closed, for at most `most` units a row, drawn at random.
+
+    The places of the units, int64 [rows, k], with -1 where a row has fewer, and their effects [rows, k].
+    """
+    drawn = torch.rand(counts.shape, generator=torch.Generator().manual_seed(seed)).masked_fill(~counts, 2)
+    k = min(most, int(counts.sum(1).max()))
+    places = drawn.argsort(1)[:, :k].sort(1).values
+    real = counts.gather(1, places)
+    gates = torch.ones(len(counts), k, counts.shape[1]).scatter_(2, places[..., None], 0)
+    gates = torch.where(real[..., None], gates, 1)
+    return torch.where(real, places, -1), ends(value, counts)[0][:, None] - asked(value, gates)
+
+
+def agreement(importance: Tensor, units: Tensor, effect: Tensor) -> Tensor:
+    """Spearman's rank correlation of importance with the effects of single units: [rows], 0 where either is constant.
+
+    units, effect: as `effects` gives them.
+    """
+    from scipy.stats import rankdata
+    found = []
+    for row, own, lost in zip(importance, units, effect, strict=True):
+        x, y = (torch.from_numpy(rankdata(v)) for v in (row[own[own >= 0]].double().numpy(), lost[own >= 0].double().numpy()))
+        x, y = x - x.mean(), y - y.mean()
+        found.append((x * y).sum() / (x.norm() * y.norm()).clamp(min=TINY))
+    return torch.stack(found).float()
+
+
 # --- sensitivity (Yeh et al. 2019) -----------------------------------------------------------------------------------------
 
 def sensitivity(importance: Tensor, nearby: Sequence[Tensor]) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Figure:
     """One measured number.
 
@@ -34,6 +34,9 @@ class Figure:
         against = f", against {self.baseline}" if self.baseline else ""
         interval = f" [{self.low:.4g}, {self.high:.4g}]" if np.isfinite(self.low) else ""
         return f"{self.name} {self.value:.4g}{interval}{unit} ({self.n:,} {self.of}{against})"
+
+    def __repr__(self) -> str:
+        return f"Figure({self})"
 
     def json(self) -> dict[str, Any]:
         return asdict(self)

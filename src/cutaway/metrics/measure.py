@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from ..data import as_data
 from ..network import Network
 from .figure import Figure, ratio
 from .loss import token_loss, token_targets
@@ -46,7 +47,7 @@ METRICS: dict[str, tuple[Callable, Callable, str, str | None]] = {
 
 
 @torch.no_grad()
-def measure(net: Network, data: Any, metrics: Iterable[str] | str = ("loss",), tokens: int | None = None,
+def measure(net: Network, data: Any, metrics: Iterable[str] | str = ("loss",), tokens: int | str | None = None,
             batch_size: int = 16, progress: bool = False, seed: int = 0) -> dict[str, Figure]:
     """Measure a network with the edits that are in force, each metric with its n and 95% interval over rows.
 
@@ -58,7 +59,7 @@ def measure(net: Network, data: Any, metrics: Iterable[str] | str = ("loss",), t
     unknown = [name for name in names if name not in METRICS]
     if unknown:
         raise ValueError(f"there is no metric {unknown[0]!r}; there are {', '.join(METRICS)}.")
-    data = data if tokens is None else data.take(tokens)
+    data = as_data(data) if tokens is None else as_data(data).take(tokens)
     sums: dict[str, list[np.ndarray]] = {name: [] for name in names}
     counted: list[np.ndarray] = []
     lengths: list[np.ndarray] = []

@@ -362,3 +362,14 @@ def test_images_and_plain_modules_have_dictionaries_too() -> None:
     x = net.record(data.rows([0, 1]), "0:out")["0:out"]
     assert_close(spliced, run.dictionary(x))
     assert isinstance(At(), At)
+
+
+def test_features_at_each_token_of_a_text_leave_special_tokens_out() -> None:
+    net = tiny_llama()
+    text = cw.corpus([PLAIN[:4000]], net)
+    made = cw.learn(net, text, {"blocks.0": cw.AbsTopK(16, 4)}, tokens=512, batch=32, progress=False).dictionary
+    begin, *others = cw.watch(net, made, text).active("<s>def f1(self, x):")
+    assert begin == [] and others and all(others)
+    assert any(value < 0 for found in others for _, value in found), "a latent with two poles fires on either side of zero"
+    for found in others:
+        assert [abs(value) for _, value in found] == sorted((abs(value) for _, value in found), reverse=True)

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
-from test_methods import data, trained
+from test_methods import data, recipe_of, trained
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from cutaway.dictionaries import Facts, TopK
+from cutaway.dictionaries import Dictionary, Facts, TopK
 from cutaway.dictionaries.atm_sae import ATM
-from cutaway.dictionaries.csr import CSR, Contrast, More
+from cutaway.dictionaries.csr import CSR, Contrast
 from cutaway.dictionaries.feature_choice import FeatureChoice, budgets
 from cutaway.dictionaries.gba import GBA, frequencies
+from cutaway.dictionaries.jump import Jump
 from cutaway.dictionaries.mutual_choice import MutualChoice
-from cutaway.dictionaries.parts import Pass
+from cutaway.dictionaries.parts import MultiTopK, Pass
 from cutaway.dictionaries.progressive import Progressive, importance, prefix, sorted_by
 from cutaway.dictionaries.top_afa import NormLoss, TopAFA
 from cutaway.dictionaries.vsae import VSAE
+from cutaway.dictionaries.whitening import check_whitening
 from cutaway.dictionaries.zipf import AuxZipf, zipf
+from cutaway.train import Settings
 from cutaway.train.learner import Learner
 
 
@@ -109,6 +114,64 @@ def test_gba_biases_move_as_the_algorithm_says_and_the_finished_dictionary_is_eq
     assert sum(frequencies(6.0, 60, 3, 100.0)) / 3 * 60 == pytest.approx(6.0)
 
 
+@pytest.mark.parametrize("id", ["batch-topk", "matryoshka", "mutual-choice"])
+def test_what_chooses_in_a_batch_becomes_a_threshold_with_the_scale_folded_in(id: str) -> None:
+    learner = trained(recipe_of(id), 60)
+    d, made, x = learner.dictionary, learner.export(Facts()), data(9, 128)
+    assert isinstance(made.sparsify, Jump) and learner.scale > 2
+    z = (x / learner.scale - d.b_dec) @ d.W_enc.T + d.b_enc
+    wanted = torch.where(z > d.extra["least"], z, 0).detach()
+    assert_close(made.encode(x).dense(made.width), learner.scale * wanted, atol=1e-4, rtol=1e-4)
+    assert_close(made(x), learner.scale * (wanted @ d.W_dec + d.b_dec).detach(), atol=1e-3, rtol=1e-4)
+    # At a batch's own least value the codes are those that it had in training.
+    codes = d.encode(x / learner.scale, 1.0)
+    least = float(codes.values[codes.values > 0].amin().detach())
+    assert_close(torch.where(z >= least, z, 0).detach(), codes.dense(made.width).detach(), atol=1e-5, rtol=1e-5)
+
+
+WHITENED = ["topk", "abstopk", "k-sparse", "group-max", "relu-l1", "batch-topk", "matryoshka", "feature-choice", "gated",
+            "jumprelu", "gba", "csr", "vsae"]
+
+
+@pytest.mark.parametrize("id", WHITENED)
+def test_whitening_is_folded_into_a_dictionary_that_gives_the_same_codes(id: str, tmp_path: Path) -> None:
+    x = data(0, 4096) @ torch.diag(torch.linspace(0.2, 4.0, 32)) + 3.0
+    learner = Learner(recipe_of(id), x, 40, 256, 0, Settings("exact", whiten=True))
+    m = learner.whitening
+    assert m is not None
+    assert_close(torch.cov((learner._scaled(x)).T), torch.eye(32), atol=1e-3, rtol=1e-3)
+    for step in range(40):
+        learner.step(x[step * 100: step * 100 + 256])
+    made = learner.export(Facts())
+    learner.whitening = None
+    inside, part = learner.export(Facts()), x[:200]       # of activations that were whitened by hand
+    codes = inside.encode(part @ m)
+    assert codes.l0.float().mean() > 1
+    assert_close(made.encode(part).dense(made.width), codes.dense(made.width), atol=2e-3, rtol=2e-3)
+    assert_close(made(part), inside.decode(codes) @ torch.linalg.inv(m), atol=5e-3, rtol=2e-3)
+    again = Dictionary.load(made.save(tmp_path / "d.safetensors"))
+    assert torch.equal(again(part), made(part)) and not again.tied
+
+
+def test_whitening_goes_on_exactly_and_refuses_what_cannot_be_folded() -> None:
+    x, settings = data(0, 2048), Settings("exact", whiten=True)
+    straight, half = (Learner(recipe_of("topk"), x, 8, 256, 0, settings) for _ in range(2))
+    for step in range(8):
+        straight.step(x[step * 256: step * 256 + 256])
+    for step in range(4):
+        half.step(x[step * 256: step * 256 + 256])
+    tensors, facts = half.state()
+    other = Learner(recipe_of("topk"), x, 8, 256, 0, settings)
+    other.whitening = torch.eye(32)       # what another machine might compute is not used
+    other.load_state({name: t.clone() for name, t in tensors.items()}, facts)
+    for step in range(4, 8):
+        other.step(x[step * 256: step * 256 + 256])
+    assert torch.equal(other.export(Facts()).W_enc, straight.export(Facts()).W_enc)
+    for id in ("mp-sae", "top-afa", "transcoder"):
+        with pytest.raises(ValueError, match=f"{id} takes whiten=False"):
+            check_whitening(recipe_of(id))
+
+
 def test_csr_terms_are_the_formulas() -> None:
     learner = Learner(CSR(64, 4), data(0, 1024), 20, 64, 0)
     now = pass_of(learner, data(3, 32) / learner.scale)
@@ -117,7 +180,8 @@ def test_csr_terms_are_the_formulas() -> None:
     assert_close(Contrast(1.0)(now).double(), -(s.diagonal() - s.exp().sum(1).log()).mean(), atol=1e-5, rtol=1e-5)
     wider = TopK(64, 16).sparsify(now.x, now.dictionary)
     error = (now.dictionary.decode(wider) - now.x).pow(2).sum() / (32 * 32)
-    assert_close(More(4, 0.5)(now), 0.5 * error)
+    assert_close(MultiTopK(0.5)(now), 0.5 * error)
+    assert MultiTopK(1 / 8) in learner.losses and MultiTopK(1 / 4) in TopK(64, 4, multi=1 / 4).losses
 
 
 def test_a_sorted_dictionary_is_the_same_and_its_prefixes_are_its_first_latents() -> None:

@@ -293,7 +293,7 @@ def test_a_network_without_a_loss_has_no_gradients() -> None:
     net = cw.open(torch.nn.Sequential(torch.nn.Linear(3, 4)))
     with pytest.raises(ValueError, match="has no loss"):
         cw.learn(net, cw.arrays(torch.randn(64, 3)), {"0:out": cw.GradientSAE(8, 2)}, 64, batch=8, progress=False)
-    with pytest.raises(ValueError, match="found k=2, beta=-1"):
+    with pytest.raises(ValueError, match="beta is at least 0; found -1"):
         cw.GradientSAE(8, 2, beta=-1)
 
 

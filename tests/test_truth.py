@@ -9,10 +9,18 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from cutaway.dictionaries import Dictionary, Facts, parts
-from cutaway.dictionaries.truth import WORLDS, World, judge, matched, stability
+from cutaway.dictionaries.truth import WORLDS, World, judge, judged, matched, stability
 from cutaway.dictionaries.truth import synth as synth_module
 from cutaway.dictionaries.truth.world import Firing, compensated
-from cutaway.dictionaries.truth.worlds import bidirectional, hierarchical, independent, manifolds, no_parents, superposed
+from cutaway.dictionaries.truth.worlds import (
+    bidirectional,
+    hierarchical,
+    independent,
+    manifolds,
+    no_parents,
+    power_law,
+    superposed,
+)
 
 
 def number(*shape: int) -> Tensor:
@@ -57,6 +65,14 @@ def test_rates_are_kept():
     rate = strength.gt(0).float().mean(0)
     assert float(rate.sum()) == pytest.approx(5.0, rel=0.02)
     assert float((rate - 5 / 256).abs().max()) < 0.006
+
+
+def test_rates_by_rank_are_a_power_law():
+    rate = power_law(exponent=1.0).sample(200_000, 0).strength.gt(0).float().mean(0)
+    assert float(rate[0]) == pytest.approx(0.5, abs=0.01)          # more than half of the time would be 5 / H(256) = 0.82
+    rank = torch.arange(1, 257)
+    assert_close((rate * rank)[3:16], torch.full((13,), float(rate[3] * 4)), rtol=0.06, atol=0)
+    assert float(rate[200:].mean() * 228) == pytest.approx(float(rate[3] * 4), rel=0.06)
 
 
 def test_correlated_features_fire_together():
@@ -133,6 +149,17 @@ def test_synth_process_at_small_size(monkeypatch):
     assert torch.corrcoef(torch.stack([child[on], parent[on]]))[0, 1] > 0.1
 
 
+def test_the_public_process_is_at_its_published_constants(monkeypatch):
+    made = []
+    monkeypatch.setattr(synth_module, "synth", lambda *args, **named: made.append((args, named)))
+    synth_module.synth_sae_bench()
+    assert made == [((16_384, 768), {"roots": 128, "depth": 3, "seed": 42, "name": "synth-sae-bench"})]
+    constants = synth_module
+    assert (constants.STEPS, constants.RATE, constants.MOST, constants.LEAST, constants.EXPONENT) == (100, 3e-4, 0.4, 5e-4, 0.5)
+    assert (constants.STRONG, constants.WEAK, constants.SPREAD) == (5.0, 4.0, 0.5)
+    assert (constants.RANK, constants.LOADING, constants.BIAS, constants.BRANCHES) == (25, 0.1, 0.5, 4)
+
+
 def test_orthogonalisation_descends():
     rows = F.normalize(number(60, 12), dim=1)
     def overlap(rows: Tensor) -> float:
@@ -168,6 +195,26 @@ def test_half_of_the_truth_and_random_rows():
     assert 0.3 < found["fvu"] < 0.7
     found = judge(planted(world, F.normalize(number(16, 16), dim=1)), world, 4000)
     assert found["cosine"] < 0.9 and found["recovered"] < 0.2 and found["f1"] < 0.7
+
+
+def test_the_figures_of_a_case_written_by_hand():
+    """Four latents along three of four features, one of which is the child of another; who fires where is written down."""
+    parents = torch.tensor([-1, 0, -1, -1])
+    world = orthogonal_world(4, parents=parents)
+    decoder = world.frames[:, 0][[0, 1, 2, 2]]
+    alone = ([1, 0, 0, 0], [1, 0, 0, 0])             # (which latents fire, which features are there)
+    told, silent = ([1, 1, 0, 0], [1, 1, 0, 0]), ([0, 1, 0, 0], [1, 1, 0, 0])
+    right, missed, wrong = ([0, 0, 1, 0], [0, 0, 1, 0]), ([0, 0, 0, 0], [0, 0, 1, 0]), ([0, 0, 1, 0], [0, 0, 0, 0])
+    tokens = [alone] * 20 + [told] * 5 + [silent] * 15 + [right] * 5 + [missed] * 5 + [wrong] * 10
+    fires, there = (torch.tensor(part, dtype=torch.bool) for part in zip(*tokens, strict=True))
+    found = judged(world, decoder, [(fires[:33], there[:33]), (fires[33:], there[33:])])
+    assert found.nearest.tolist() == [0, 1, 2, 2] and found.first.tolist() == [True, True, True, False]
+    assert found.alive.tolist() == [True, True, True, False]
+    assert (found.both / found.fired)[:3].tolist() == pytest.approx([1, 1, 1 / 3])            # precision
+    assert (found.both / found.there).tolist() == pytest.approx([25 / 40, 1, 1 / 2, 0])       # recall
+    assert found.f1.tolist() == pytest.approx([2 * 25 / (25 + 40), 1, 2 * 5 / (15 + 10), 0])
+    assert found.lost.tolist() == pytest.approx([15 / 20])                                    # absorption, of the one parent
+    assert judged(world, decoder, [(fires[1:], there[1:])]).lost.numel() == 0                 # asked about only 19 times
 
 
 def test_splitting_counts_latents_of_one_feature():

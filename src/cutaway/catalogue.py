@@ -8,10 +8,16 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import inspect
+import os
 import pkgutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -20,6 +26,7 @@ T = TypeVar("T")
 ROOMS = {"score": "cutaway.scores", "analysis": "cutaway.scores.findings", "dictionary": "cutaway.dictionaries",
          "edit": "cutaway.edits", "explain": "cutaway.explain", "circuit": "cutaway.circuits", "attribute": "cutaway.attribute"}
 PROOFS = "cutaway.proofs"
+OUTSIDE, ENTRY_POINTS = "CUTAWAY_METHODS", "cutaway.methods"    # what names modules with methods from outside
 
 
 @dataclass(frozen=True)
@@ -83,11 +90,52 @@ def _import_all(package: str) -> None:
         importlib.import_module(f"{package}.{found.name}")
 
 
+def import_outside() -> None:
+    """Import methods from outside the package.
+
+    They are in what installed packages name as entry points of the group `cutaway.methods`, and in the modules and files that
+    the environment's CUTAWAY_METHODS names, with the system's separator of paths (: or ;) between them. ImportError, with the
+    name, for one that cannot be imported.
+    """
+    named = [part.strip() for part in os.environ.get(OUTSIDE, "").split(os.pathsep) if part.strip()]
+    for name in (*_installed(), *named):
+        try:
+            _import_file(Path(name)) if name.endswith(".py") else importlib.import_module(name)
+        except Exception as error:
+            where = OUTSIDE if name in named else f"the entry points {ENTRY_POINTS}"
+            raise ImportError(f"{name}, which {where} names, cannot be imported: {type(error).__name__}: {error}") from error
+
+
+@cache
+def _installed() -> tuple[str, ...]:
+    """The modules that installed packages name; looking for them takes a while."""
+    return tuple(point.module for point in entry_points(group=ENTRY_POINTS))
+
+
+def _import_file(path: Path) -> None:
+    """Import a file once, under its own name."""
+    known = sys.modules.get(path.stem)
+    if known is not None:
+        if Path(getattr(known, "__file__", None) or "").resolve() == path.resolve():
+            return
+        raise ImportError(f"there is a module called {path.stem} already; give the file another name.")
+    spec = importlib.util.spec_from_file_location(path.stem, path.resolve())
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module     # where dataclasses look their names up
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[path.stem]
+        raise
+
+
 def methods(family: str | None = None) -> dict[str, Method]:
     """All methods by id, or those of one family."""
     for name, package in ROOMS.items():
         if family in (None, name):
             _import_all(package)
+    import_outside()
     return {id: m for id, m in sorted(_methods.items()) if family in (None, m.family)}
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import kernels
 from ..catalogue import method
 from .codes import Codes
-from .parts import AuxK, SquaredError, falling, sparsifier
+from .parts import SquaredError, auxiliary_terms, falling, sparsifier
 from .recipe import Recipe
 
 if TYPE_CHECKING:
@@ -43,7 +43,5 @@ def AbsTopK(width: int = 4096, k: int = 32, aux: float = 1 / 32, dead_after: int
     lr, initial: as for TopK.
     Differs from the authors' code, which keeps the k * n largest of a batch in training: here it is the paper's k a token.
     """
-    if not 1 <= k <= width:
-        raise ValueError(f"k must be between 1 and the width {width}; found {k}.")
-    losses = (SquaredError(), *((AuxK(dead_after or 0, aux, signed=True),) if aux else ()))
-    return Recipe("abstopk", width, LargestMagnitude(k, first), losses, lr=lr, boost=12.0, initial=initial)
+    losses = (SquaredError(), *auxiliary_terms(aux, dead_after, signed=True))
+    return Recipe("abstopk", width, LargestMagnitude(k, first), losses, lr=lr, initial=initial)

@@ -13,7 +13,7 @@ from ..catalogue import method
 from .chance import chance
 from .codes import Codes
 from .jump import Jump
-from .parts import L1, AuxK, SquaredError, sparsifier
+from .parts import L1, SquaredError, auxiliary_terms, sparsifier
 from .recipe import Recipe
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class TemporalMask:
         mask = (torch.rand(d.width, generator=drawn) < p).to(x.device)
         return Codes(torch.where(mask[indices], values, 0), indices, values)
 
-    def after(self, d: Dictionary, codes: Codes) -> None:
+    def after(self, d: Dictionary, codes: Codes, progress: float) -> None:
         """Follow the means, of what latents would do without the mask: else a masked one could not come back."""
         assert codes.aside is not None
         a, norms = codes.aside, d.W_dec.detach().norm(dim=1)[codes.indices]
@@ -86,5 +86,5 @@ def ATM(width: int = 4096, l1: float = 0.1, l0: float | None = None, strictness:
     The paper's text that can be read names the three statistics, the threshold on them and the random mask; all formulas
     and constants here are inferred from that, and no code was published.
     """
-    losses = (SquaredError(), L1(l1), *((AuxK(dead_after or 0, aux),) if aux else ()))
-    return Recipe("atm-sae", width, TemporalMask(strictness, timely), losses, lr=lr, boost=12.0, l0=l0, initial=initial)
+    losses = (SquaredError(), L1(l1), *auxiliary_terms(aux, dead_after))
+    return Recipe("atm-sae", width, TemporalMask(strictness, timely), losses, lr=lr, l0=l0, initial=initial)

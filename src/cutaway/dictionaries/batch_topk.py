@@ -12,13 +12,13 @@ from .. import kernels
 from ..catalogue import method
 from .codes import Codes
 from .jump import Jump
-from .parts import AuxK, SquaredError, falling, sparsifier
+from .parts import SquaredError, auxiliary_terms, falling, sparsifier
 from .recipe import Recipe
 
 if TYPE_CHECKING:
     from .dictionary import Dictionary
 
-DECAY = 0.99   # of the running mean of the least activation that is kept
+DECAY = 0.9    # of the running mean of the least activation that is kept; over more batches it lags behind a short training
 
 
 @sparsifier("batch-topk")
@@ -42,7 +42,7 @@ class BatchLargest:
         values, indices = kernels.encode_batch_topk(x, d.W_enc, d.b_enc, k, d.b_dec)
         return Codes(values.relu(), indices)
 
-    def after(self, d: Dictionary, codes: Codes) -> None:
+    def after(self, d: Dictionary, codes: Codes, progress: float) -> None:
         """Follow the threshold; the mean begins at the first batch's value."""
         fired = codes.values[codes.values > 0]
         if fired.numel():
@@ -67,7 +67,5 @@ def BatchTopK(width: int = 4096, k: int = 32, aux: float = 1 / 32, dead_after: i
     `data` or `random`.
     Differs from the authors' code: one scale for all tokens instead of standardising each.
     """
-    if not 1 <= k <= width:
-        raise ValueError(f"k must be between 1 and the width {width}; found {k}.")
-    losses = (SquaredError(), *((AuxK(dead_after or 0, aux),) if aux else ()))
-    return Recipe("batch-topk", width, BatchLargest(k, first), losses, lr=lr, boost=12.0, initial=initial)
+    losses = (SquaredError(), *auxiliary_terms(aux, dead_after))
+    return Recipe("batch-topk", width, BatchLargest(k, first), losses, lr=lr, initial=initial)

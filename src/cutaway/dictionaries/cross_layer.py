@@ -17,9 +17,11 @@ from ..kernels import decode
 from ..network import Edit, Network, Site
 from .codes import Codes
 from .dictionary import Dictionary, Facts
-from .parts import SPARSIFIERS, part_to_json
+from .parts import part_to_json, sparsifier_from_json
+from .source_layer import SourceLayer
 from .through import through
 from .transcoder import Encoder
+from .wiring import BESIDE
 
 
 class CrossLayer(nn.Module):
@@ -70,6 +72,33 @@ class CrossLayer(nn.Module):
     @property
     def writes(self) -> tuple[str, ...]:
         return self.targets
+
+    @property
+    def guards(self) -> tuple[int, ...]:
+        """The numbers of those targets whose attention sinks it leaves alone."""
+        return tuple(j for j, limit in enumerate(self.limits[self.layers:]) if limit < float("inf"))
+
+    def rows_into(self, j: int) -> Tensor:
+        """The rows of all latents into target j: [latents of all layers, d_out], zero for those of later layers."""
+        rows = [W_dec[:, j - i] if i <= j else torch.zeros_like(W_dec[:, 0]) for i, W_dec in enumerate(self.W_dec)]
+        return torch.cat(rows)
+
+    def source_layers(self) -> dict[str, SourceLayer]:
+        """The latents of each layer as a dictionary of their own, by the layer's target."""
+        limits, made = self.limits or (float("inf"),) * 2 * self.layers, {}
+        for i, target in enumerate(self.targets):
+            facts = replace(self.facts, site=self.sites[i], max_norm=limits[i])
+            one = SourceLayer(self.d, len(self.b_enc[i]), self.sparsify, facts, d_out=(self.layers - i) * len(self.b_dec[0]),
+                              target=BESIDE.join(self.targets[i:]), limits=limits[self.layers + i:])
+            with torch.no_grad():
+                one.W_enc.copy_(self.W_enc[i])
+                one.b_enc.copy_(self.b_enc[i])
+                one.W_dec.copy_(self.W_dec[i].flatten(1))
+                own: Any = self.extra[i]
+                for name, value in own.items():
+                    one.extra[name].copy_(value)
+            made[target] = one.requires_grad_(False)
+        return made
 
     def encode(self, x: Sequence[Tensor]) -> list[Codes]:
         """x: one [..., d] a layer -> codes a layer."""
@@ -173,9 +202,8 @@ class CrossLayer(nn.Module):
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if header.get("kind") != "cross-layer":
             raise ValueError(f"{path} does not hold a cross-layer transcoder of Cutaway.")
-        sparsify = dict(header["sparsify"])
         facts = Facts(**header.get("facts", {}))
-        made = cls(header["d"], header["width"], header["layers"], SPARSIFIERS[sparsify.pop("name")](**sparsify),
+        made = cls(header["d"], header["width"], header["layers"], sparsifier_from_json(header["sparsify"]),
                    header["d_out"], header["sites"], header["targets"],
                    replace(facts, skip_tokens=tuple(facts.skip_tokens)), header.get("limits", ()))
         made.load_state_dict(tensors)

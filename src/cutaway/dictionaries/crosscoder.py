@@ -16,7 +16,7 @@ from ..catalogue import method
 from ..network import Network
 from .codes import Codes
 from .dictionary import Facts
-from .parts import AuxK, SquaredError, sparsifier
+from .parts import SquaredError, auxiliary_terms, sparsifier
 from .parts import TopK as TopKPart
 from .recipe import Recipe
 from .relu_l1 import ReLU
@@ -88,10 +88,8 @@ def Crosscoder(width: int = 4096, k: int = 32, aux: float = 1 / 32, dead_after: 
     Differs from the article: the k largest norm-weighted latents in place of a penalty on them (`crosscoder-l1` has it), a
     bias that is subtracted from the input, and rows over all sites at norm 1 in training.
     """
-    if not 1 <= k <= width:
-        raise ValueError(f"k must be between 1 and the width {width}; found {k}.")
-    losses = (SquaredError(), *((AuxK(dead_after or 0, aux),) if aux else ()))
-    return Recipe("crosscoder", width, NormWeighted(k), losses, lr=lr, boost=12.0, initial=initial, wiring=Joint())
+    losses = (SquaredError(), *auxiliary_terms(aux, dead_after))
+    return Recipe("crosscoder", width, NormWeighted(k), losses, lr=lr, initial=initial, wiring=Joint())
 
 
 @method("crosscoder-l1", family="dictionary", title="Sparse crosscoders for cross-layer features and model diffing",

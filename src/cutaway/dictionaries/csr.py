@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,22 +10,9 @@ from torch.nn import functional as F
 
 from .. import kernels
 from ..catalogue import method
-from .parts import AuxK, Pass, SquaredError
+from .parts import MultiTopK, Pass, SquaredError, auxiliary_terms
 from .parts import TopK as TopKPart
 from .recipe import Recipe
-
-
-@dataclass(frozen=True)
-class More:
-    """weight times the error of the reconstruction from `times` as many latents, as a share of the variance (Multi-TopK)."""
-
-    times: int = 4
-    weight: float = 1 / 8
-
-    def __call__(self, p: Pass) -> Tensor:
-        d, k = p.dictionary, min(self.times * p.codes.values.shape[-1], p.dictionary.width)
-        wider = d.decode(replace(d.sparsify, k=k, first=None)(p.x, d))
-        return self.weight * F.mse_loss(wider, p.x, reduction="sum") / (len(p.x) * p.variance)
 
 
 @dataclass(frozen=True)
@@ -57,8 +44,6 @@ def CSR(width: int = 4096, k: int = 32, contrast: float = 0.1, more: float = 1 /
     Differs from the authors' code: each pair of codes is counted once (there, both copies of the same forward pass are), and
     a latent's silence is that of the k largest alone.
     """
-    if not 1 <= k <= width:
-        raise ValueError(f"k must be between 1 and the width {width}; found {k}.")
-    losses = (SquaredError(), *((More(weight=more),) if more else ()), *((Contrast(contrast),) if contrast else ()),
-              *((AuxK(dead_after or 0, aux),) if aux else ()))
-    return Recipe("csr", width, TopKPart(k), losses, unit_norm=False, tied=True, lr=lr, boost=12.0, initial=initial)
+    losses = (SquaredError(), *((MultiTopK(more),) if more else ()), *((Contrast(contrast),) if contrast else ()),
+              *auxiliary_terms(aux, dead_after))
+    return Recipe("csr", width, TopKPart(k), losses, unit_norm=False, tied=True, lr=lr, initial=initial)

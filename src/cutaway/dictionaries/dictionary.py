@@ -15,7 +15,7 @@ from ..data import below
 from ..files import write_safetensors
 from ..network import At, Edit, Network, Site, View
 from .codes import Codes
-from .parts import SPARSIFIERS, TopK, part_to_json
+from .parts import TopK, part_to_json, sparsifier_from_json
 from .through import raw, replaced
 
 FORMAT = 1
@@ -105,6 +105,19 @@ class Dictionary(nn.Module):
         """The sites whose activations lie side by side in what is reconstructed."""
         return (self.site,)
 
+    @property
+    def guards(self) -> tuple[int, ...]:
+        """The numbers of those sites of `writes`, not read besides, whose attention sinks it leaves alone."""
+        return ()
+
+    def rows_into(self, j: int) -> Tensor:
+        """The decoder rows into the site `writes[j]`: [width, d]."""
+        return self.W_dec
+
+    def units(self) -> Tensor:
+        """The units in which decoder rows are compared, so that the sites that are written count alike: [width of a row]."""
+        return self.W_dec.new_ones(self.W_dec.shape[1])
+
     def norms(self) -> Tensor:
         """How much of what is written a latent moves by one unit of activation: [width]."""
         return self.W_dec.norm(dim=1)
@@ -121,9 +134,16 @@ class Dictionary(nn.Module):
         """x: [..., d] -> values and indices [..., k]."""
         if x.shape[-1] != self.d:
             raise ValueError(f"this dictionary was learned on activations of width {self.d}; found {x.shape[-1]}.")
+        self.by_rows()
         flat = x.reshape(-1, self.d)
         codes = self.sparsify(flat, self, progress)
         return Codes(codes.values.view(*x.shape[:-1], -1), codes.indices.reshape(*x.shape[:-1], -1), codes.aside)
+
+    def by_rows(self) -> None:
+        """Copy finished weights that lie by columns in the file that they are mapped to, once, as computing goes by rows."""
+        for p in self.parameters(recurse=False):
+            if not p.requires_grad and not p.is_contiguous():
+                p.data = p.data.contiguous()
 
     def decode(self, codes: Codes) -> Tensor:
         """values and indices [..., k] -> [..., d]."""
@@ -177,7 +197,13 @@ class Dictionary(nn.Module):
 
     def keeps(self, x: Tensor, tokens: Tensor | None = None) -> Tensor:
         """Which activations the dictionary speaks for: [...] bool; not special tokens and not attention sinks."""
-        keep = below(x, self.facts.max_norm)
+        return self._without_special(below(x, self.facts.max_norm), tokens)
+
+    def keeps_written(self, y: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """The same of what is at the one site that is written."""
+        return self.keeps(y, tokens)
+
+    def _without_special(self, keep: Tensor, tokens: Tensor | None) -> Tensor:
         if tokens is not None and self.facts.skip_tokens and tokens.shape == keep.shape:
             keep = keep & ~torch.isin(tokens, torch.tensor(self.facts.skip_tokens, device=tokens.device))
         return keep
@@ -258,11 +284,10 @@ class Dictionary(nn.Module):
             return Dictionary.readers[header["kind"]](Path(path))
         if header["format"] > FORMAT:
             raise ValueError(f"{path} has format {header['format']}; this version of Cutaway reads up to {FORMAT}.")
-        sparsify = dict(header["sparsify"])
         facts = Facts(**{name: header[name] for name in Facts.__dataclass_fields__})
         facts = replace(facts, skip_tokens=tuple(facts.skip_tokens))
         made = Dictionary.kinds.get(header.get("kind", ""), Dictionary)
-        dictionary = made(header["d"], header["width"], SPARSIFIERS[sparsify.pop("name")](**sparsify), facts, header["tied"],
+        dictionary = made(header["d"], header["width"], sparsifier_from_json(header["sparsify"]), facts, header["tied"],
                           **header.get("settings", {}))
         if header["tied"]:
             tensors["W_enc"] = tensors["W_dec"]

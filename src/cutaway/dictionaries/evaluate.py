@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..data import as_data
 from ..metrics import Figure, Reconstruction, bootstrap, ratio
 from ..network import Network
 from ..observe import activations
@@ -19,7 +20,7 @@ from .splicing import losses_under
 
 
 @torch.no_grad()
-def evaluate(net: Network, dictionary: Dictionary, data: Any, tokens: int | None = 50_000, batch_size: int = 16,
+def evaluate(net: Network, dictionary: Dictionary, data: Any, tokens: int | str | None = 50_000, batch_size: int = 16,
              progress: bool = False) -> dict[str, Figure]:
     """Every figure of a dictionary on data, each with its n and 95% interval over rows.
 
@@ -31,7 +32,7 @@ def evaluate(net: Network, dictionary: Dictionary, data: Any, tokens: int | None
     A transcoder is measured on what it writes. A dictionary that writes several sites has figures for each, named with it, and
     `fvu`, their mean; all of its sites are replaced together.
     """
-    data = data if tokens is None else data.take(tokens)
+    data = as_data(data) if tokens is None else as_data(data).take(tokens)
     if len(dictionary.reads) == 1:
         dictionary.placed(net), dictionary.written(net)     # with words for a width or a name that does not fit
     reads, writes = ([net.site(name).name for name in names] for names in (dictionary.reads, dictionary.writes))

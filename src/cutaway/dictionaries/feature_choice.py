@@ -14,12 +14,16 @@ from ..kernels import reference
 from .codes import Codes
 from .jump import Jump
 from .mutual_choice import AUXILIARY, MutualLargest, follow
-from .parts import SquaredError, sparsifier
+from .parts import SquaredError, auxiliary_terms, sparsifier
 from .recipe import Recipe
+from .steering import steer
 from .zipf import zipf
 
 if TYPE_CHECKING:
     from .dictionary import Dictionary
+
+
+GAIN, TRIMS = -0.1, (0.1, 10.0)   # of a step of what makes up for means of least affinities, and its bounds
 
 
 def budgets(density: Tensor, n: int, k: int, shares: str) -> Tensor:
@@ -35,7 +39,9 @@ class FeatureLargest:
     """Mutual Choice for the first `switch` of training, then each latent's m_i best tokens of the batch (arXiv 2411.02124).
 
     shares: `zipf` gives m_i by the law fitted to `extra["density"]`, `uniform` the same to all. `extra["least"]` [width] is
-    the running mean of the least affinity that each latent kept, and its threshold in the finished dictionary.
+    the running mean of the least affinity that each latent kept; times `extra["trim"]` [1], which is steered until k fire on
+    average, its threshold in the finished dictionary: above a mean of least affinities less fires than was kept. The codes'
+    `aside` [n, 1] is how many would fire by it.
     """
 
     k: int
@@ -44,7 +50,7 @@ class FeatureLargest:
     units: ClassVar[tuple[str, ...]] = ("least",)
 
     def tensors(self, width: int) -> dict[str, Tensor]:
-        return {"least": torch.zeros(width), "density": torch.zeros(width)}
+        return {"least": torch.zeros(width), "density": torch.zeros(width), "trim": torch.ones(1)}
 
     def __call__(self, x: Tensor, d: Dictionary, progress: float = 1.0) -> Codes:
         if progress < self.switch or len(x) == 0:
@@ -53,19 +59,26 @@ class FeatureLargest:
         with torch.no_grad():
             take = budgets(d.extra["density"], len(x), self.k, self.shares)
             least = z.topk(int(take.max()), dim=0).values.gather(0, take[None] - 1)
-        return Codes(torch.where(z >= least, z, 0).relu(), reference.everything(len(z), d.width, z.device))
+            finished = (z > self.thresholds(d)).sum(-1, keepdim=True)
+        return Codes(torch.where(z >= least, z, 0).relu(), reference.everything(len(z), d.width, z.device), finished)
 
-    def after(self, d: Dictionary, codes: Codes) -> None:
+    def thresholds(self, d: Dictionary) -> Tensor:
+        """Of the finished dictionary: [width]."""
+        return (d.extra["trim"] * d.extra["least"]).detach()
+
+    def after(self, d: Dictionary, codes: Codes, progress: float) -> None:
         """Follow densities and each latent's least affinity; a latent that kept none in a batch leaves its own as it is."""
         follow(d.extra["density"].data, codes.counts(d.width) / max(1, len(codes.values)))
         known, fires = d.extra["least"].data, codes.values > 0
         now = torch.full_like(known, torch.inf).scatter_reduce(0, codes.indices[fires], codes.values[fires], "amin")
         moved = torch.where(known > 0, known.lerp(now, 0.1), now)
         known.copy_(torch.where(now < torch.inf, moved, known))
+        if codes.aside is not None:
+            steer(d.extra["trim"].data, float(codes.aside.float().mean()), self.k, GAIN, TRIMS)
 
     def inference(self, d: Dictionary) -> Dictionary:
         """The dictionary as it is used: one threshold for each latent, so that a token's codes do not depend on others."""
-        return d.with_sparsifier(Jump(), {"threshold": d.extra["least"]})
+        return d.with_sparsifier(Jump(), {"threshold": self.thresholds(d)})
 
 
 @method("feature-choice", family="dictionary", paper="arXiv 2411.02124",
@@ -84,10 +97,8 @@ def FeatureChoice(width: int = 4096, k: int = 32, shares: str = "zipf", switch: 
     Not known from the paper, and chosen here: the length of the first phase, the law's fit, that ranks follow running means
     of the densities, and the finished dictionary. Small batches force rare features to fire where they are not.
     """
-    if not 1 <= k <= width:
-        raise ValueError(f"k must be between 1 and the width {width}; found {k}.")
     if shares not in ("zipf", "uniform") or auxiliary not in AUXILIARY:
         raise ValueError(f"shares are 'zipf' or 'uniform' and the auxiliary loss one of {', '.join(AUXILIARY)}; "
                          f"found {shares!r} and {auxiliary!r}.")
-    losses = (SquaredError(), *((AUXILIARY[auxiliary](dead_after or 0, aux),) if aux else ()))
-    return Recipe("feature-choice", width, FeatureLargest(k, shares, switch), losses, lr=lr, boost=12.0, initial=initial)
+    losses = (SquaredError(), *auxiliary_terms(aux, dead_after, AUXILIARY[auxiliary]))
+    return Recipe("feature-choice", width, FeatureLargest(k, shares, switch), losses, lr=lr, initial=initial)

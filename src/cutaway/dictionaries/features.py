@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data import as_data
 from ..network import Network
 from ..observe import Seen, observe
+from .apart import places
 from .dictionary import Dictionary
-from .logits import logit_effects
+from .logits import last_written, logit_effects
 
 KINDS = ("top", "quantiles", "random")
 
@@ -51,14 +53,16 @@ class Features:
 
     def __init__(self, net: Network, dictionary: Dictionary, data: Any):
         self.net, self.dictionary, self.data = net, dictionary, data
-        self.sites, self.done = list(dictionary.reads), False
+        self.sites, self.done = [*dictionary.reads, *(dictionary.writes[j] for j in dictionary.guards)], False
         self._parts: list[tuple[np.ndarray, ...]] = []
         self.n_tokens = 0
 
     def update(self, seen: Seen) -> None:
         """Take the codes of one batch; an observer's part."""
-        x = [seen.tensors[site] for site in self.sites]
-        keep = self.dictionary.speaks_for(x, {})
+        tensors = [seen.tensors[site] for site in self.sites]
+        n, shape = len(self.dictionary.reads), tensors[-1].shape[:-1]
+        x = [part.reshape(*shape, -1) for part in tensors[:n]]
+        keep = self.dictionary.speaks_for(x, dict(zip(self.dictionary.guards, tensors[n:], strict=True)))
         if seen.batch.keep is not None and seen.batch.keep.shape == keep.shape:
             keep = keep & seen.batch.keep
         codes = self.dictionary.encoded([part[keep] for part in x])
@@ -98,6 +102,11 @@ class Features:
     def __len__(self) -> int:
         return self.dictionary.width
 
+    def __repr__(self) -> str:
+        fired = int((self.counts > 0).sum())
+        return (f"Features({len(self):,} at {places(self.dictionary)}: {fired:,} fire in {self.n_tokens:,} tokens of "
+                f"{self.data.name})")
+
     def __getitem__(self, latent: int) -> Feature:
         return Feature(self.dictionary, int(latent), self)
 
@@ -111,14 +120,18 @@ class Features:
         return [self[int(i)] for i in sorted(chosen)]
 
     def active(self, text: str, n: int = 5) -> list[list[tuple[int, float]]]:
-        """The strongest features at each token of a text: lists of (feature, activation)."""
+        """The strongest features at each token of a text, of either sign: lists of (feature, activation).
+
+        There are none at special tokens and attention sinks, for which the dictionary does not speak.
+        """
         inputs = self.net.tokens(text)
-        x = self.net.record(inputs, self.sites)
-        codes = self.dictionary.encoded([x[site][0] for site in self.sites])
+        found = self.net.record(inputs, self.dictionary.reads)
+        x = [found[site].reshape(-1, found[site].shape[-1]) for site in self.dictionary.reads]
+        codes, keep = self.dictionary.encoded(x), self.dictionary.speaks_for(x, {}, inputs["input_ids"].reshape(-1))
         result = []
-        for values, indices in zip(codes.values, codes.indices, strict=True):
-            top = values.topk(min(n, len(values)))
-            result.append([(int(indices[i]), float(v)) for v, i in zip(top.values, top.indices, strict=True) if v > 0])
+        for values, indices, counts in zip(codes.values, codes.indices, keep, strict=True):
+            top = values.abs().topk(min(n, len(values))).indices
+            result.append([(int(indices[i]), float(values[i])) for i in top if counts and values[i] != 0])
         return result
 
 
@@ -172,6 +185,9 @@ class Feature(Direction):
         """
         if kind not in KINDS:
             raise ValueError(f"contexts are of the kinds {', '.join(KINDS)}; found {kind!r}.")
+        if not hasattr(self.features.data, "pieces"):
+            raise ValueError(f"contexts are stretches of text, and {self.features.data.name} is not text; `firings` gives the "
+                             "rows and positions where a feature fires, and so does a store.")
         values, rows, positions = self.features.firings(self.index)
         order = np.argsort(-values, kind="stable")
         _, first = np.unique(rows[order], return_index=True)  # the strongest firing of each row
@@ -202,10 +218,11 @@ class Feature(Direction):
         """The tokens whose logits its direction raises most, and those it lowers most.
 
         The direction goes straight to the unembedding through the final norm's weights; its scale, which depends on the
-        token, is left out, and so are later blocks.
+        token, is left out, and so are later blocks. Of several sites that are written it is the row into the last.
         """
         net = self.features.net
-        effect = logit_effects(net, self.dictionary.site, self.direction[None])[0]
+        j = last_written(net, self.dictionary)
+        effect = logit_effects(net, self.dictionary.writes[j], self.dictionary.rows_into(j)[self.index, None].detach())[0]
 
         def named(ids: Tensor) -> list[tuple[str, float]]:
             return [(net.tokenizer.decode([int(i)]), float(effect[i])) for i in ids]
@@ -216,14 +233,15 @@ class Feature(Direction):
         return card(self)
 
     def __repr__(self) -> str:
-        return f"Feature({self.index} at {self.dictionary.site}: fires for {self.frequency:.3%} of tokens, max {self.max:.3g})"
+        return (f"Feature({self.index} at {places(self.dictionary)}: fires for {self.frequency:.3%} of tokens, "
+                f"max {self.max:.3g})")
 
 
 @torch.no_grad()
-def watch(net: Network, dictionary: Dictionary, data: Any, tokens: int | None = 200_000,
+def watch(net: Network, dictionary: Dictionary, data: Any, tokens: int | str | None = 200_000,
           progress: bool = False) -> Features:
     """See where the features of a dictionary fire in the first `tokens` tokens of data; memory grows with tokens times k."""
-    data = data if tokens is None else data.take(tokens)
+    data = as_data(data) if tokens is None else as_data(data).take(tokens)
     features = Features(net, dictionary, data)
     observe(net, data, [features], progress="features" if progress else None)
     return features

@@ -39,6 +39,11 @@ class Gate:
         magnitude = (kernels.at(d.extra["r"].exp(), indices) * product + kernels.at(d.extra["b_mag"], indices)).relu()
         return Codes(torch.where(gate > 0, magnitude, 0), indices, gate)
 
+    def above(self, d: Dictionary, codes: Codes) -> Tensor:
+        """How far each latent that fires lies above where it begins to: [n, k]; 0 for others."""
+        assert codes.aside is not None
+        return codes.aside
+
     def inference(self, d: Dictionary) -> Dictionary:
         """The same codes as a JumpReLU dictionary (section 3.2 and appendix H)."""
         scale = d.extra["r"].exp()
@@ -52,11 +57,12 @@ class GateLoss:
 
     coefficient: float
     warmup: float = 0.05
+    steers: ClassVar[bool] = True
 
     def __call__(self, p: Pass) -> Tensor:
         d, gate = p.dictionary, p.codes.aside
         assert gate is not None
-        share = min(1.0, p.progress / self.warmup) if self.warmup else 1.0
+        share = p.risen(self.warmup)
         sparsity = self.coefficient * p.penalty * share * gate.sum() / len(p.x) / p.variance**0.5
         # What the decoder adds for each token beside the latents and the bias, where there is a skip connection, stays too.
         start = getattr(p.codes, "start", None)
@@ -77,4 +83,4 @@ def Gated(width: int = 4096, l1: float = 0.3, l0: float | None = None, lr: float
     width: latents. l1: weight of the penalty. l0: how many latents should fire for each token on average; the penalty is
     then steered until they do. lr: Adam's learning rate. initial: decoder rows from `data` or `random`.
     """
-    return Recipe("gated", width, Gate(), (SquaredError(), GateLoss(l1)), lr=lr, boost=12.0, l0=l0, initial=initial)
+    return Recipe("gated", width, Gate(), (SquaredError(), GateLoss(l1)), lr=lr, l0=l0, initial=initial)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from .dictionary import Dictionary
 
 
-GAIN, SHARES = -0.04, (0.1, 10.0)   # of a step of how many times biases are taken, and its bounds
+GAIN, SHARES = -0.1, (0.1, 10.0)    # of a step of how many times biases are taken, and its bounds
+SETTLED = 0.9                       # the share of training after which biases move no more but by that
+MOST = 0.5                          # the highest target frequency
 
 
 @sparsifier("group-bias")
@@ -34,7 +36,8 @@ class GroupBias:
     fired gets the group's mean of step * r; others are left alone (arXiv 2506.14002, algorithm 1). b is `b_enc`, which has no
     gradient, within [-sqrt(d), 0]; r is `extra["r"]` and begins at log `start`, small, so that at first each latent follows the
     data and not what others leave over; `extra["fired"]`, `extra["peak"]` and `extra["seen"]` (tokens and batches) are what
-    was counted since. Biases are taken `extra["share"]` times, which is steered until as many fire as the targets add up to.
+    was counted since. Biases are taken `extra["share"]` times, which is steered until as many fire as the targets add up to; in
+    the last tenth of training nothing else moves them.
     """
 
     targets: tuple[float, ...]
@@ -46,6 +49,9 @@ class GroupBias:
         return {"r": torch.full((width,), log(self.start)), "fired": torch.zeros(width), "peak": torch.zeros(width),
                 "seen": torch.zeros(2), "share": torch.ones(1)}
 
+    def with_l0(self, l0: float, width: int) -> GroupBias:
+        return replace(self, targets=tuple(min(MOST, target * l0 / self.l0(width)) for target in self.targets))
+
     def bias(self, d: Dictionary) -> Tensor:
         """What is added to w . (x - b_dec) to decide whether a latent fires: [width], never positive."""
         return (d.extra["share"] * d.b_enc).detach()
@@ -55,15 +61,15 @@ class GroupBias:
         z, indices = kernels.encode_above(x, d.W_enc, torch.zeros_like(bias), -bias, d.b_dec)
         return Codes(kernels.at(d.extra["r"].exp(), indices) * z, indices)
 
-    def after(self, d: Dictionary, codes: Codes) -> None:
+    def after(self, d: Dictionary, codes: Codes, progress: float) -> None:
         fired, peak, seen = (d.extra[name].data for name in ("fired", "peak", "seen"))
-        steer(d.extra["share"].data, codes, self.l0(d.width), GAIN, SHARES)
+        steer(d.extra["share"].data, float(codes.l0.float().mean()), self.l0(d.width), GAIN, SHARES)
         y = codes.values / d.extra["r"].data.exp()[codes.indices] + d.b_enc.data[codes.indices]
         fires = codes.values != 0
         fired.add_(codes.counts(d.width))
         peak.scatter_reduce_(0, codes.indices[fires], y[fires], "amax")
         seen.add_(torch.tensor([len(y), 1.0], device=seen.device))
-        if seen[1] >= self.every:
+        if seen[1] >= self.every and progress < SETTLED:
             self.adapt(d, fired / seen[0].clamp(min=1), peak)
             for tally in (fired, peak, seen):
                 tally.zero_()
@@ -92,7 +98,7 @@ class GroupBias:
 def frequencies(l0: float, width: int, groups: int, spread: float) -> tuple[float, ...]:
     """Target frequencies, a falling geometric series from the first group to 1 / spread of it, which give the L0."""
     series = [spread ** (-i / max(1, groups - 1)) for i in range(groups)]
-    return tuple(min(0.5, value * l0 / width * groups / sum(series)) for value in series)
+    return tuple(min(MOST, value * l0 / width * groups / sum(series)) for value in series)
 
 
 @method("gba", family="dictionary", roster="114", paper="arXiv 2506.14002",
@@ -110,10 +116,11 @@ def GBA(width: int = 4096, l0: float = 32.0, groups: int = 10, spread: float = 1
     by the scaling rule. initial: decoder rows from `data` or `random`.
     Differs from the paper: one scale for all tokens in place of unit norms; a = exp(r) > 0; every 10 batches by 0.05 in
     place of every 50 by 0.01, since runs here are a hundredth as long; a starts at 0.1. The control is one-sided, as there,
-    so that L0 alone would end somewhat below the sum of the targets; a common factor on the biases makes up for that.
+    so that L0 alone would end somewhat below the sum of the targets; a common factor on the biases makes up for that, and alone
+    moves them in the last tenth of training.
     """
     if not 0 < l0 <= width or groups < 1 or spread < 1:
         raise ValueError(f"l0 is above 0 and at most the width {width}, with groups and spread at least 1; found l0={l0}, "
                          f"groups={groups}, spread={spread}.")
     part = GroupBias(frequencies(l0, width, groups, spread), every, step)
-    return Recipe("gba", width, part, (SquaredError(),), tied=True, lr=lr, boost=12.0, initial=initial)
+    return Recipe("gba", width, part, (SquaredError(),), tied=True, lr=lr, initial=initial)

@@ -17,7 +17,7 @@ from ..catalogue import method
 from ..network import Network
 from .codes import Codes
 from .dictionary import Dictionary, Facts
-from .parts import AuxK, SquaredError, sparsifier
+from .parts import SquaredError, auxiliary_terms, sparsifier
 from .parts import TopK as TopKPart
 from .recipe import Recipe
 from .wiring import BESIDE, GRADIENT, Row, Wiring, several, sites_of
@@ -106,8 +106,8 @@ def GradientSAE(width: int = 4096, k: int = 32, beta: float = 1.0, aux: float = 
     part in the choice (`cutaway.dictionaries.gradient_sae.chosen` does that). The paper's text gives the score; its scale, the
     loss and what is used at inference are not in what could be read of it and are choices made here.
     """
-    if not 1 <= k <= width or beta < 0:
-        raise ValueError(f"k is from 1 to the width {width}, and beta at least 0; found k={k}, beta={beta}.")
-    losses = (SquaredError(), *((AuxK(dead_after or 0, aux),) if aux else ()))
+    if beta < 0:
+        raise ValueError(f"beta is at least 0; found {beta}.")
+    losses = (SquaredError(), *auxiliary_terms(aux, dead_after))
     part = GradientTopK(k, None, beta)
-    return Recipe("gradient-sae", width, part, losses, lr=lr, boost=12.0, initial=initial, wiring=BesideGradient())
+    return Recipe("gradient-sae", width, part, losses, lr=lr, initial=initial, wiring=BesideGradient())

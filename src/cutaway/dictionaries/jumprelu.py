@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -67,6 +67,9 @@ class LearningJump:
     share: float
     units: ClassVar[tuple[str, ...]] = ("unit",)
 
+    def with_l0(self, l0: float, width: int) -> LearningJump:
+        return replace(self, share=l0 / width)
+
     def tensors(self, width: int) -> dict[str, Tensor]:
         return {"log_threshold": torch.zeros(width), "unit": torch.ones(1)}
 
@@ -83,6 +86,10 @@ class LearningJump:
         at, real = kernels.at(threshold, indices), z != 0
         fires = torch.where(real, _Step.apply(z, at, bandwidth), 0)
         return Codes(torch.where(real, _Jump.apply(z, at, bandwidth), 0), indices, fires)
+
+    def above(self, d: Dictionary, codes: Codes) -> Tensor:
+        """How far each latent that fires lies above its threshold: [n, k]; 0 for others."""
+        return torch.where(codes.values > 0, codes.values - thresholds(d).detach()[codes.indices], 0)
 
     def inference(self, d: Dictionary) -> Dictionary:
         """The dictionary as it is used: thresholds learn no more."""
@@ -121,9 +128,16 @@ class Firing:
     kind: str = "step"
     warmup: float = 0.1
 
+    @property
+    def steers(self) -> bool:
+        return self.kind != "quadratic"
+
+    def with_l0(self, l0: float, width: int) -> Firing:
+        return replace(self, l0=l0)
+
     def __call__(self, p: Pass) -> Tensor:
         n = COUNTS[self.kind](p) / self.l0
-        share = min(1.0, p.progress / self.warmup) if self.warmup else 1.0
+        share = p.risen(self.warmup)
         if self.kind == "quadratic":
             return self.coefficient * share * (n - 1) ** 2
         return self.coefficient * share * p.penalty * n
@@ -148,8 +162,10 @@ def JumpReLU(width: int = 4096, l0: float = 32.0, penalty: float = 1.0, kind: st
     """
     if kind not in COUNTS:
         raise ValueError(f"the penalty is one of {', '.join(COUNTS)}; found {kind!r}.")
+    if not 0 < l0 <= width:
+        raise ValueError(f"an L0 is from 0 (not included) to the width {width}; found l0={l0}.")
     if bandwidth <= 0:
         raise ValueError(f"thresholds learn through a bandwidth above 0; found {bandwidth}.")
     losses = (SquaredError(), Firing(penalty, l0, kind))
-    return Recipe("jumprelu", width, LearningJump(bandwidth, l0 / width), losses, lr=lr, boost=12.0,
+    return Recipe("jumprelu", width, LearningJump(bandwidth, l0 / width), losses, lr=lr,
                   l0=None if kind == "quadratic" else l0, initial=initial)

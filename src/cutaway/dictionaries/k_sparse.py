@@ -22,4 +22,4 @@ def KSparse(width: int = 1024, k: int = 25, first: int | None = None, lr: float 
     """
     first = min(width, 4 * k) if first is None else first
     return Recipe("k-sparse", width, LargestLinear(k, first), (SquaredError(),), unit_norm=False, tied=True, lr=lr,
-                  boost=12.0, initial=initial)
+                  initial=initial)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from ..catalogue import method
 from .batch_topk import BatchLargest
-from .parts import AuxK, Pass
+from .parts import Pass, auxiliary_terms
 from .recipe import Recipe
 
 
@@ -31,6 +32,13 @@ class Nested:
         return total / (len(self.ends) * len(p.x) * p.variance)
 
 
+def ends(shares: Sequence[float], width: int) -> tuple[int, ...]:
+    """Where prefixes end that are these shares of the width; the last is the width."""
+    if not all(0 < share <= 1 for share in shares):
+        raise ValueError(f"prefixes are shares of the width, above 0 and at most 1; found {shares}.")
+    return tuple(sorted({max(1, round(share * width)) for share in (*shares, 1.0)}))
+
+
 @method("matryoshka", family="dictionary", title="Learning multi-level features with Matryoshka sparse autoencoders",
         paper="arXiv 2503.17547")
 def Matryoshka(width: int = 4096, k: int = 32, shares: tuple[float, ...] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1),
@@ -42,8 +50,5 @@ def Matryoshka(width: int = 4096, k: int = 32, shares: tuple[float, ...] = (1 / 
     as shares of the width. aux, dead_after, lr, initial: as for BatchTopK.
     Differs from the authors' code: prefixes are fixed shares, and no reconstruction from the bias alone is added.
     """
-    ends = tuple(sorted({max(1, round(share * width)) for share in (*shares, 1.0)}))
-    if not 1 <= k <= width or ends[-1] > width:
-        raise ValueError(f"k must be between 1 and the width {width}, and shares at most 1; found k={k}, shares={shares}.")
-    losses = (Nested(ends), *((AuxK(dead_after or 0, aux),) if aux else ()))
-    return Recipe("matryoshka", width, BatchLargest(k), losses, lr=lr, boost=12.0, initial=initial)
+    losses = (Nested(ends(shares, width)), *auxiliary_terms(aux, dead_after))
+    return Recipe("matryoshka", width, BatchLargest(k), losses, lr=lr, initial=initial)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import kernels
 from ..catalogue import method
 from .codes import Codes
-from .parts import AuxK, SquaredError, sparsifier
+from .parts import SquaredError, auxiliary_terms, sparsifier
 from .recipe import Recipe
 
 if TYPE_CHECKING:
@@ -25,18 +25,29 @@ class Pursuit:
 
     r_0 = x - b_dec; at each step j = argmax_i D_i . r, z_j += D_j . r, r -= (D_j . r) D_j. It ends early where no row has a
     positive product with what is left. More steps than in training only lower the error: `replace(sparsify, k=...)`.
+    least: a token is done when what is left has a smaller norm. once: and when a latent was chosen again.
     """
 
+    by_decoder: ClassVar[bool] = True
     k: int
+    least: float = 0.0
+    once: bool = False
 
     def __call__(self, x: Tensor, d: Dictionary, progress: float = 1.0) -> Codes:
         left, no_bias, values, indices = x - d.b_dec, torch.zeros_like(d.b_enc), [], []
+        going = torch.ones_like(left[:, :1], dtype=torch.bool)
         for _ in range(self.k):
             value, index = kernels.encode_topk(left, d.W_dec, no_bias, 1)
-            value = value.relu()
+            value = torch.where(going, value.relu(), 0)
             left = left - kernels.decode(value, index, d.W_dec)
             values.append(value)
             indices.append(index)
+            if self.once:
+                going = going & (value > 0) & (torch.cat(indices, 1)[:, :-1] != index).all(1, keepdim=True)
+            if self.least or self.once:
+                going = going & (left.norm(dim=1, keepdim=True) >= self.least)
+                if not bool(going.any()):
+                    break
         return merged(torch.cat(values, 1), torch.cat(indices, 1))
 
 
@@ -61,7 +72,5 @@ def MatchingPursuit(width: int = 4096, k: int = 32, aux: float = 1 / 32, dead_af
     runs), the number of steps is fixed (as in their vision runs), rows are set to norm 1 after each step of the optimizer,
     and dead latents learn by AuxK in place of a push along what is left over.
     """
-    if not 1 <= k <= width:
-        raise ValueError(f"k must be between 1 and the width {width}; found {k}.")
-    losses = (SquaredError(), *((AuxK(dead_after or 0, aux),) if aux else ()))
-    return Recipe("mp-sae", width, Pursuit(k), losses, tied=True, lr=lr, boost=12.0, initial=initial)
+    losses = (SquaredError(), *auxiliary_terms(aux, dead_after))
+    return Recipe("mp-sae", width, Pursuit(k), losses, tied=True, lr=lr, initial=initial)

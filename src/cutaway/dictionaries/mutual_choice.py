@@ -9,14 +9,17 @@ import torch
 from torch import Tensor
 
 from ..catalogue import method
-from .batch_topk import DECAY, BatchLargest
+from .batch_topk import BatchLargest
 from .codes import Codes
-from .parts import AuxK, SquaredError, sparsifier
+from .parts import AuxK, SquaredError, auxiliary_terms, sparsifier
 from .recipe import Recipe
 from .zipf import AuxZipf
 
 if TYPE_CHECKING:
     from .dictionary import Dictionary
+
+
+DECAY = 0.99   # of the running mean of how often each latent fires
 
 
 @sparsifier("mutual-choice")
@@ -27,8 +30,8 @@ class MutualLargest(BatchLargest):
     def tensors(self, width: int) -> dict[str, Tensor]:
         return {**super().tensors(width), "density": torch.zeros(width)}
 
-    def after(self, d: Dictionary, codes: Codes) -> None:
-        super().after(d, codes)
+    def after(self, d: Dictionary, codes: Codes, progress: float) -> None:
+        super().after(d, codes, progress)
         follow(d.extra["density"].data, codes.counts(d.width) / max(1, len(codes.values)))
 
 
@@ -56,9 +59,7 @@ def MutualChoice(width: int = 4096, k: int = 32, aux: float = 1 / 32, auxiliary:
     Not known from the paper, and chosen here: the tenth, the law's fit (see `zipf`), that densities are running means over
     about 100 batches, and the finished dictionary.
     """
-    if not 1 <= k <= width:
-        raise ValueError(f"k must be between 1 and the width {width}; found {k}.")
     if auxiliary not in AUXILIARY:
         raise ValueError(f"the auxiliary loss is one of {', '.join(AUXILIARY)}; found {auxiliary!r}.")
-    losses = (SquaredError(), *((AUXILIARY[auxiliary](dead_after or 0, aux),) if aux else ()))
-    return Recipe("mutual-choice", width, MutualLargest(k), losses, lr=lr, boost=12.0, initial=initial)
+    losses = (SquaredError(), *auxiliary_terms(aux, dead_after, AUXILIARY[auxiliary]))
+    return Recipe("mutual-choice", width, MutualLargest(k), losses, lr=lr, initial=initial)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -26,11 +27,12 @@ class Annealed:
     end: float = 0.2
     start: float = 0.1
     warmup: float = 0.05
+    steers: ClassVar[bool] = True
 
     def __call__(self, p: Pass) -> Tensor:
         norms = p.dictionary.W_dec.norm(dim=1)
         weighted = p.codes.values.abs() * kernels.at(norms, p.codes.indices) / p.variance**0.5
-        share = min(1.0, p.progress / self.warmup) if self.warmup else 1.0
+        share = p.risen(self.warmup)
         power = 1 - (1 - self.end) * min(max((p.progress - self.start) / (1 - self.start), 0.0), 1.0)
         fires = weighted > 0
         total = weighted.detach().sum()
@@ -56,4 +58,4 @@ def PAnnealed(width: int = 4096, l1: float = 0.3, l0: float | None = None, end: 
     """
     if not 0 < end <= 1:
         raise ValueError(f"the last p lies above 0 and is at most 1; found end={end}.")
-    return Recipe("p-annealed", width, ReLU(), (SquaredError(), Annealed(l1, end)), lr=lr, boost=12.0, l0=l0, initial=initial)
+    return Recipe("p-annealed", width, ReLU(), (SquaredError(), Annealed(l1, end)), lr=lr, l0=l0, initial=initial)

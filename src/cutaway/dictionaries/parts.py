@@ -3,22 +3,24 @@
 A sparsifier is called as `sparsify(x, dictionary, progress)` and turns inputs x [n, d] into sparse codes, as a rule of the
 pre-activations (x - b_dec) @ W_enc.T + b_enc. One that needs more tensors than those says so with `tensors(width)`, and
 finds them in `dictionary.extra`. A loss term is a function of one training pass. Both are frozen dataclasses, so that a
-recipe can be printed, saved and compared.
+recipe can be printed, saved and compared. A part that decides how many latents fire by anything but a field `k` has
+`with_l0(l0, width)`, which gives one for another L0; a loss term whose weight goes with `Pass.penalty` says so with `steers`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from .. import kernels
+from ..catalogue import OUTSIDE, import_outside
 from .codes import Codes
 from .ranks import Ranks
 
@@ -79,6 +81,10 @@ class LargestLinear:
     k: int
     first: int | None = None
 
+    def with_l0(self, l0: float, width: int) -> LargestLinear:
+        k = round(l0)
+        return LargestLinear(k, None if self.first is None else min(width, round(self.first * k / self.k)))
+
     def __call__(self, x: Tensor, d: Dictionary, progress: float = 1.0) -> Codes:
         k = falling(self.k, self.first, progress)
         return Codes(*kernels.encode_topk(x, d.W_enc, d.b_enc, min(k, d.width), d.b_dec))
@@ -103,6 +109,10 @@ class Pass:
     penalty: float = 1.0
     ranks: Ranks = Ranks()
     target: Tensor | None = None
+
+    def risen(self, warmup: float) -> float:
+        """How much of its weight a term has that rises linearly over the first `warmup` of training: from 0 to 1."""
+        return min(1.0, self.progress / warmup) if warmup else 1.0
 
     @property
     def y(self) -> Tensor:
@@ -140,12 +150,30 @@ class L1:
 
     coefficient: float
     warmup: float = 0.05
+    steers: ClassVar[bool] = True
 
     def __call__(self, p: Pass) -> Tensor:
         norms = p.dictionary.norms()
         totals = torch.zeros_like(norms).index_add(0, p.codes.indices.flatten(), p.codes.values.abs().flatten())
-        share = min(1.0, p.progress / self.warmup) if self.warmup else 1.0
+        share = p.risen(self.warmup)
         return self.coefficient * p.penalty * share * (totals * norms).sum() / len(p.x) / p.variance**0.5
+
+
+@dataclass(frozen=True)
+class MultiTopK:
+    """weight times the error with `times` as many latents, as a share of the variance (arXiv 2406.04093, Multi-TopK).
+
+    For sparsifiers with a field k. It keeps a dictionary useful with more latents than it is trained for.
+    """
+
+    weight: float = 1 / 8
+    times: int = 4
+
+    def __call__(self, p: Pass) -> Tensor:
+        d, k = p.dictionary, min(self.times * p.codes.values.shape[-1], p.dictionary.width)
+        wider: Any = d.sparsify
+        error, _ = d.squared_error(replace(wider, k=k, first=None)(p.x, d), p.y)
+        return self.weight * error / (len(p.x) * p.variance)
 
 
 @dataclass(frozen=True)
@@ -194,7 +222,24 @@ class AuxK:
         return (chosen if self.signed else chosen.relu()) @ decoder
 
 
+def auxiliary_terms(weight: float, dead_after: int | None, kind: type[AuxK] = AuxK, **settings: Any) -> tuple[AuxK, ...]:
+    """The term from which dead latents learn, where it has a weight; no `dead_after` leaves that to the training."""
+    return (kind(dead_after or 0, weight, **settings),) if weight else ()
+
+
 def part_to_json(part: Any) -> dict[str, Any]:
     """A part as data: its name and its settings, as they are read again from JSON."""
     name = next((name for name, kind in SPARSIFIERS.items() if type(part) is kind), type(part).__name__)
     return {"name": name, **json.loads(json.dumps(vars(part)))}
+
+
+def sparsifier_from_json(data: Mapping[str, Any]) -> Any:
+    """The sparsifier that `part_to_json` gave as data; ValueError for one that nobody who is known here has registered."""
+    settings = dict(data)
+    name = settings.pop("name")
+    if name not in SPARSIFIERS:
+        import_outside()
+    if name not in SPARSIFIERS:
+        raise ValueError(f"this dictionary chooses its latents by {name!r}, which is not a part of Cutaway; import the module "
+                         f"that adds it first, or name that in {OUTSIDE}.")
+    return SPARSIFIERS[name](**settings)

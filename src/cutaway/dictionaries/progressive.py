@@ -7,9 +7,9 @@ from torch import Tensor
 
 from ..catalogue import method
 from .dictionary import Dictionary
-from .matryoshka import Nested
-from .parts import AuxK
+from .matryoshka import Nested, ends
 from .parts import TopK as TopKPart
+from .parts import auxiliary_terms
 from .recipe import Recipe
 
 
@@ -27,11 +27,8 @@ def Progressive(width: int = 4096, k: int = 32, shares: tuple[float, ...] = (1 /
     Not known from the paper: the prefixes' weights, which are equal here. Differs from `Matryoshka` in selecting for each
     token, and in its prefixes.
     """
-    ends = tuple(sorted({max(1, round(share * width)) for share in (*shares, 1.0)}))
-    if not 1 <= k <= width or ends[-1] > width:
-        raise ValueError(f"k must be between 1 and the width {width}, and shares at most 1; found k={k}, shares={shares}.")
-    losses = (Nested(ends), *((AuxK(dead_after or 0, aux),) if aux else ()))
-    return Recipe("progressive-sae", width, TopKPart(k), losses, lr=lr, boost=12.0, initial=initial)
+    losses = (Nested(ends(shares, width)), *auxiliary_terms(aux, dead_after))
+    return Recipe("progressive-sae", width, TopKPart(k), losses, lr=lr, initial=initial)
 
 
 @torch.no_grad()

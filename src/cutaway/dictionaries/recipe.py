@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
 import torch
@@ -22,9 +23,9 @@ class Recipe:
     along them are removed. tied: the encoder is the decoder. lr: Adam's learning rate; left out, the published scaling
     rule 2e-4 / sqrt(width / 2^14) (arXiv 2406.04093; constant from eai-sparsify) times `boost`, which was chosen on
     validation text for runs of about a million tokens, far shorter than those that the rule was made for. l0: steer the
-    penalty of the loss terms until so many latents fire on average. initial: how decoder rows begin, `data` or `random`.
-    wiring: which sites a dictionary reads and writes; left out, one and the same. Any recipe may be given another, such as
-    `replace(BatchTopK(1024, 32), wiring=Joint())`.
+    penalty of the loss terms until so many latents fire on average, and while the learning rate falls all of the encoder's
+    biases too. initial: how decoder rows begin, `data` or `random`. wiring: which sites a dictionary reads and writes; left
+    out, one and the same. Any recipe may be given another, such as `replace(BatchTopK(1024, 32), wiring=Joint())`.
     """
 
     name: str
@@ -34,7 +35,7 @@ class Recipe:
     unit_norm: bool = True
     tied: bool = False
     lr: float | None = None
-    boost: float = 1.0
+    boost: float = 12.0
     l0: float | None = None
     initial: str = "data"
     wiring: Wiring = Wiring()
@@ -42,6 +43,17 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.initial not in ("data", "random"):
             raise ValueError(f"decoder rows begin as 'data' or 'random'; found initial={self.initial!r}.")
+        k = getattr(self.sparsify, "k", 1)
+        if not 1 <= k <= self.width:
+            raise ValueError(f"k must be between 1 and the width {self.width}; found {k}.")
+        k = getattr(self.sparsify, "k", None)
+        if self.width < 1 or (k is not None and not 1 <= k <= self.width):
+            found = f"width={self.width}" + ("" if k is None else f" and k={k}")
+            raise ValueError(f"a dictionary has 1 latent or more, of which k fire, from 1 to all of them; found {found}.")
+        if self.lr is not None and not 0 < self.lr < inf:
+            raise ValueError(f"a learning rate is a number above 0; found lr={self.lr}.")
+        if self.l0 is not None and not 0 < self.l0 <= self.width:
+            raise ValueError(f"an L0 is from 0 (not included) to the width {self.width}; found l0={self.l0}.")
 
     @property
     def rate(self) -> float:
@@ -53,6 +65,23 @@ class Recipe:
         return {"name": self.name, "width": self.width, "sparsify": part_to_json(self.sparsify),
                 "losses": [part_to_json(term) for term in self.losses], "unit_norm": self.unit_norm, "tied": self.tied,
                 "lr": self.rate, "l0": self.l0, "initial": self.initial, **wiring}
+
+    def with_l0(self, l0: float) -> Recipe:
+        """The same recipe with so many latents for each token on average, whatever its parts call that.
+
+        Numbers that must be whole, such as k, are rounded. Raises ValueError for an L0 that cannot be had.
+        """
+        if not 1 <= l0 <= self.width:
+            raise ValueError(f"L0 is from 1 to the width {self.width}; found l0={l0}.")
+        sparsify, *losses = (part.with_l0(float(l0), self.width) if hasattr(part, "with_l0") else part
+                             for part in (self.sparsify, *self.losses))
+        if not hasattr(sparsify, "with_l0") and hasattr(sparsify, "k"):
+            sparsify = replace(sparsify, k=round(l0))
+        steered = any(getattr(term, "steers", False) for term in losses)
+        if not (steered or hasattr(sparsify, "with_l0") or hasattr(sparsify, "k")):
+            raise ValueError(f"{self.name} has no setting for how many latents fire; a part of it must have `with_l0`, or a "
+                             "loss term `steers`.")
+        return replace(self, sparsify=sparsify, losses=tuple(losses), l0=float(l0) if steered else None)
 
     def build(self, sample: Tensor, generator: torch.Generator, make: Callable[..., Dictionary] = Dictionary,
               latents: range | None = None) -> Dictionary:

@@ -21,4 +21,4 @@ def ReLU(width: int = 4096, l1: float = 0.3, l0: float | None = None, lr: float 
     then adjusted during training until they do. lr: Adam's learning rate; left out, by the scaling rule.
     initial: decoder rows from `data` or `random`.
     """
-    return Recipe("relu-l1", width, ReLUPart(), (SquaredError(), L1(l1)), lr=lr, boost=12.0, l0=l0, initial=initial)
+    return Recipe("relu-l1", width, ReLUPart(), (SquaredError(), L1(l1)), lr=lr, l0=l0, initial=initial)

@@ -49,6 +49,12 @@ class SharedCode(Dictionary, kind="crosscoder"):
         """What lies side by side [..., sum of widths], for each site."""
         return x.split(self.widths, -1)
 
+    def rows_into(self, j: int) -> Tensor:
+        return self.apart(self.W_dec)[j]
+
+    def units(self) -> Tensor:
+        return torch.cat([self.W_dec.new_full((n,), scale) for n, scale in zip(self.widths, self.scales, strict=True)])
+
     def site_norms(self) -> Tensor:
         """The norm of each latent's decoder at each site, in units of the site's spread: [width, sites]."""
         parts = zip(self.apart(self.W_dec), self.scales, strict=True)

@@ -6,14 +6,11 @@ from math import exp, log
 
 from torch import Tensor
 
-from .codes import Codes
-
 MOST = 0.5    # the largest miss in the logarithm of L0 that a step answers to
 
 
-def steer(factor: Tensor, codes: Codes, l0: float, gain: float, bounds: tuple[float, float]) -> None:
-    """Move a factor [1] in place after a batch's codes, by exp(-gain * log(L0 / l0)); a negative gain where more of it fires
-    less."""
-    found = float((codes.values != 0).sum()) / max(1, len(codes.values))
+def steer(factor: Tensor, found: float, l0: float, gain: float, bounds: tuple[float, float]) -> None:
+    """Move a factor [1] in place after a batch whose L0 was `found`, by exp(-gain * log(found / l0)); a negative gain where
+    more of it fires less."""
     miss = min(max(log(max(found, 0.1) / l0), -MOST), MOST)
     factor.mul_(exp(-gain * miss)).clamp_(*bounds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import kernels
 from ..catalogue import method
 from .codes import Codes
-from .parts import L1, AuxK, Pass, SquaredError, sparsifier
+from .parts import L1, Pass, SquaredError, auxiliary_terms, sparsifier
 from .recipe import Recipe
 from .steering import steer
 
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from .dictionary import Dictionary
 
 
-GAIN, TRIMS = 0.1, (0.1, 10.0)   # of a step of what makes up for rounding, and its bounds
-DECAY = 0.95                     # of the running mean of the share
+GAIN, SHARES = 0.3, (1e-4, 1e4)   # of a step of the share, and its bounds
 
 
 @sparsifier("norm-matching")
@@ -31,6 +30,11 @@ class NormMatching:
     With c_j = (z_j |W_dec_j|)^2 in falling order and C_m the sum of the first m, those of m = argmin |sqrt(C_m) - |x - b_dec||
     are kept (arXiv 2503.24277). That needs no k and no other token.
     """
+
+    by_decoder: ClassVar[bool] = True
+
+    def with_l0(self, l0: float, width: int) -> NormMatchingL0:
+        return NormMatchingL0(l0)
 
     def share(self, count: Tensor, d: Dictionary, progress: float) -> Tensor:
         """What part of the latents that match each token's norm [n, 1] is kept."""
@@ -53,26 +57,25 @@ class NormMatching:
 class NormMatchingL0(NormMatching):
     """A part of as many as bring the code's norm nearest to |x - b_dec|, the same for all tokens, so that `l0` fire on average.
 
-    In training the part is that of the batch; its running mean is `extra["share"]` [1], which the finished dictionary uses.
-    `extra["trim"]` [1] makes up for tokens that have too few positive pre-activations, and for rounding.
+    In training the part is what each batch asks for; the finished dictionary's is `extra["share"]` [1], which is steered by how
+    many it would make fire.
     """
 
     l0: float = 32.0
 
     def tensors(self, width: int) -> dict[str, Tensor]:
-        return {"share": torch.zeros(1), "trim": torch.ones(1)}
+        return {"share": torch.zeros(1)}
 
     def share(self, count: Tensor, d: Dictionary, progress: float) -> Tensor:
-        if progress >= 1:
-            return d.extra["share"].detach()
-        return d.extra["trim"].detach() * self.l0 / count.float().mean().clamp(min=1e-6)
+        return d.extra["share"].detach() if progress >= 1 else self.l0 / count.float().mean().clamp(min=1e-6)
 
-    def after(self, d: Dictionary, codes: Codes) -> None:
-        """Follow the share and what it misses; the running mean begins at the first batch's value."""
+    def after(self, d: Dictionary, codes: Codes, progress: float) -> None:
         assert codes.aside is not None
-        now, known = self.share(codes.aside, d, 0.0), d.extra["share"].data
-        known.copy_(torch.where(known > 0, known.lerp(now, 1 - DECAY), now))
-        steer(d.extra["trim"].data, codes, self.l0, GAIN, TRIMS)
+        share, now = d.extra["share"].data, self.share(codes.aside, d, 0.0)
+        share.copy_(torch.where(share > 0, share, now))
+        # A batch's own part makes as many fire as that asks for, less where tokens have too few positive pre-activations.
+        lost = float(codes.l0.float().mean() / (now * codes.aside).round().clamp(min=1).mean())
+        steer(share, lost * float((share * codes.aside).round().clamp(min=1).mean()), self.l0, GAIN, SHARES)
 
 
 @dataclass(frozen=True)
@@ -107,5 +110,5 @@ def TopAFA(width: int = 4096, afa: float = 1 / 32, l0: float | None = None, l1: 
     if l0 is not None and not 0 < l0 <= width:
         raise ValueError(f"l0 is above 0 and at most the width {width}; found l0={l0}.")
     part = NormMatching() if l0 is None else NormMatchingL0(l0)
-    losses = (SquaredError(), NormLoss(afa), *((L1(l1),) if l1 else ()), *((AuxK(dead_after or 0, aux),) if aux else ()))
-    return Recipe("top-afa", width, part, losses, lr=lr, boost=12.0, initial=initial)
+    losses = (SquaredError(), NormLoss(afa), *((L1(l1),) if l1 else ()), *auxiliary_terms(aux, dead_after))
+    return Recipe("top-afa", width, part, losses, lr=lr, initial=initial)

@@ -76,12 +76,17 @@ class Transcoder(Dictionary, kind="transcoder"):
     def writes(self) -> tuple[str, ...]:
         return (self.target,)
 
+    @property
+    def guards(self) -> tuple[int, ...]:
+        return (0,) if self.target_norm < inf else ()
+
     def centred(self, x: Tensor) -> Tensor:
         return x
 
     def encode(self, x: Tensor, progress: float = 1.0) -> Codes:
         if x.shape[-1] != self.d:
             raise ValueError(f"this transcoder reads activations of width {self.d}; found {x.shape[-1]}.")
+        self.by_rows()
         codes = Encoder(self.W_enc, self.b_enc, self.extra)(self.sparsify, x, progress)
         if self.W_skip is None:
             return codes
@@ -105,6 +110,9 @@ class Transcoder(Dictionary, kind="transcoder"):
     def speaks_for(self, x: Sequence[Tensor], y: Mapping[int, Tensor], tokens: Tensor | None = None) -> Tensor:
         keep = self.keeps(x[0], tokens)
         return keep & below(y[0], self.target_norm) if y else keep
+
+    def keeps_written(self, y: Tensor, tokens: Tensor | None = None) -> Tensor:
+        return self._without_special(below(y, self.target_norm), tokens)
 
     def fold(self, scales: Sequence[float]) -> None:
         read, written = scales

@@ -15,7 +15,7 @@ from ..network import Network
 from .across import BOOST, Across, paired_rows
 from .cross_layer import CrossLayer
 from .dictionary import Facts
-from .parts import SquaredError
+from .parts import SquaredError, auxiliary_terms
 from .parts import TopK as TopKPart
 from .recipe import Recipe, geometric_median, scale_encoder
 from .stack import AuxKOfLayers, Stack
@@ -93,7 +93,5 @@ def CrossLayerTranscoder(width: int = 4096, k: int = 16, aux: float = 1 / 32, de
     width: latents of each layer. k: how many fire for each token in each layer. aux, dead_after, lr, initial: as for TopK.
     Differs from the article: TopK in place of JumpReLU with a tanh penalty.
     """
-    if not 1 <= k <= width:
-        raise ValueError(f"k must be between 1 and the width {width}; found {k}.")
-    losses = (SquaredError(), *((AuxKOfLayers(dead_after or 0, aux),) if aux else ()))
+    losses = (SquaredError(), *auxiliary_terms(aux, dead_after, AuxKOfLayers))
     return Recipe("cross-layer-transcoder", width, TopKPart(k), losses, lr=lr, boost=BOOST, initial=initial, wiring=Upward())

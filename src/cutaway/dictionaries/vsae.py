@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ..catalogue import method
 from .chance import chance
 from .codes import Codes
-from .parts import AuxK, Pass, SquaredError, TopK, sparsifier
+from .parts import Pass, SquaredError, TopK, auxiliary_terms, sparsifier
 from .recipe import Recipe
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Divergence:
 
     def __call__(self, p: Pass) -> Tensor:
         assert p.codes.aside is not None
-        share = min(1.0, p.progress / self.warmup) if self.warmup else 1.0
+        share = p.risen(self.warmup)
         return self.beta * share * p.codes.aside.mean() / p.variance
 
 
@@ -84,9 +84,7 @@ def VSAE(width: int = 4096, k: int = 32, beta: float = 0.01, sigma: float | None
     large decoder; the decoder's bias is subtracted from the input; a learned variance is one for each latent, not a linear
     function of the token. The finished dictionary is TopK on the means, as there.
     """
-    if not 1 <= k <= width:
-        raise ValueError(f"k must be between 1 and the width {width}; found {k}.")
     if sigma is not None and sigma < 0:
         raise ValueError(f"sigma is at least 0; found {sigma}.")
-    losses = (SquaredError(), Divergence(beta), *((AuxK(dead_after or 0, aux),) if aux else ()))
-    return Recipe("vsae", width, Sampled(k, sigma), losses, lr=lr, boost=12.0, initial=initial)
+    losses = (SquaredError(), Divergence(beta), *auxiliary_terms(aux, dead_after))
+    return Recipe("vsae", width, Sampled(k, sigma), losses, lr=lr, initial=initial)

@@ -98,6 +98,9 @@ def sites_of(net: Network, pattern: str) -> list[Site]:
     for site in found:
         if site.is_weight or site.io == "pattern":
             raise ValueError(f"{site.name} holds {site.io}, not activations, so no dictionary can be learned there.")
+        if site.holds_maps:
+            raise ValueError(f"{site.name} holds maps [b, channels, h, w], and a dictionary is learned from vectors [b, d] or "
+                             "[b, t, d]; choose a site behind the convolutions.")
     return found
 
 

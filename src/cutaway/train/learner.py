@@ -13,6 +13,7 @@ from .. import kernels
 from ..dictionaries import Dictionary, Facts, Recipe
 from ..dictionaries.codes import Codes
 from ..dictionaries.parts import AuxK, Pass, SquaredError
+from ..dictionaries.whitening import check_whitening, unwhitened, whitening
 from ..timing import part
 from .adam import Adam
 from .parallel.alone import Alone
@@ -20,6 +21,7 @@ from .schedule import Plateau, Schedule
 
 DEAD_SHARE = 0.02           # a latent is dead when silent for this share of the training's tokens
 GAIN, MOST_EXCESS = 0.1, 0.5  # how L0 is steered: a proportional-integral controller in the logarithm of the penalty
+NUDGE = 0.3                 # of what is missing to the wanted L0: how far biases are moved toward it in a step
 HISTORY = 200               # at most so many steps are recorded, however long the training
 
 
@@ -30,11 +32,14 @@ class Settings:
     selection: `fast` looks for the largest latents with a bfloat16 product and computes those that it finds exactly,
     `exact` looks for them in float32; `auto` is fast where the machine and the width make that worth it.
     accumulate: each batch is gone through in so many parts, whose gradients are added up before the step, to save memory.
+    whiten: learn from activations that were given the same variance in all directions, so that small ones matter as much as
+    large ones; FVU in the history is then of those. The finished dictionary is of the activations as they are.
     """
 
     selection: str = "auto"
     accumulate: int = 1
     schedule: Schedule = Schedule()
+    whiten: bool = False
 
     def __post_init__(self) -> None:
         if self.selection not in ("auto", "fast", "exact"):
@@ -64,6 +69,10 @@ class Learner:
             replace(term, dead_after=max(1, int(DEAD_SHARE * steps * batch)))
             if isinstance(term, AuxK) and not term.dead_after else term for term in recipe.losses)
         self.losses = self.ranks.terms(losses)
+        self.whitening: Tensor | None = None
+        if self.settings.whiten:
+            check_whitening(recipe)
+            self.whitening = whitening(self._scaled(sample).float())
         self.latents = recipe.wiring.latents(recipe, self.row)
         self.dictionary = self.ranks.build(recipe, self.row, self._scaled(sample).float().cpu(), generator).to(sample.device)
         self.silent = torch.zeros(self.dictionary.width, dtype=torch.int64, device=sample.device)
@@ -88,6 +97,8 @@ class Learner:
 
     def _scaled(self, rows: Tensor) -> Tensor:
         """Rows in normalised units."""
+        if self.whitening is not None:
+            return rows / self.scale @ self.whitening
         if len(self.scales) == 1:
             return rows / self.scale
         return torch.cat([x / scale for x, scale in zip(rows.split(self.row.widths, -1), self.scales, strict=True)], -1)
@@ -128,6 +139,8 @@ class Learner:
         if self.recipe.l0:
             self.excess = min(max(log(max(l0, 0.1) / self.recipe.l0), -MOST_EXCESS), MOST_EXCESS)
             self.penalty *= exp(GAIN * self.excess)
+            if progress > 1 - self.settings.schedule.decay:
+                self._nudge(codes, l0)
         self.step_count += 1
         if self.ending is None and self.plateau.reached(self.step_count, fvu):
             self.ending = self.step_count
@@ -135,6 +148,16 @@ class Learner:
         if self.step_count % -(-self.steps // HISTORY) == 0 or self.done:
             self.history.append({"step": self.step_count, "tokens": self.step_count * n, **facts})
         return facts
+
+    def _nudge(self, codes: Codes, l0: float) -> None:
+        """Move the encoder's biases toward the wanted L0, where weights hardly follow the penalty any more.
+
+        If fewer and fewer latents lie further and further above where they begin to fire, by the exponential law, then a
+        share of them ends when the biases fall by that share of the mean distance.
+        """
+        part: Any = self.dictionary.sparsify
+        above = part.above(self.dictionary, codes) if hasattr(part, "above") else codes.values
+        self.dictionary.b_enc.data -= NUDGE * self.excess * float(self.ranks.mean(above.sum(-1))) / max(l0, 0.1)
 
     def _backward(self, rows: Tensor, share: float, progress: float) -> tuple[float, Codes]:
         """Leave the gradients of a part of a batch with the optimizer; gives its FVU and codes."""
@@ -150,7 +173,7 @@ class Learner:
                 (share * torch.stack(terms).sum()).backward()
         codes = Codes(codes.values.detach(), codes.indices, None if codes.aside is None else codes.aside.detach())
         if hasattr(d.sparsify, "after"):
-            d.sparsify.after(d, codes)
+            d.sparsify.after(d, codes, progress)
         fvu = float(SquaredError()(now).detach())
         if fvu != fvu:
             raise ValueError("training diverged: the reconstruction holds NaN; take a smaller learning rate (lr).")
@@ -172,13 +195,18 @@ class Learner:
             recipe.wiring.fill(result, tensors)
             result.fold(self.scales)
         finish = getattr(recipe.sparsify, "inference", None)
-        return (result if finish is None else finish(result)).requires_grad_(False).cpu()
+        result = result if finish is None else finish(result)
+        if self.whitening is not None:
+            result = unwhitened(result, self.whitening.to(result.W_dec.device))
+        return result.requires_grad_(False).cpu()
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that training depends on: tensors, and what fits in JSON."""
         tensors: dict[str, Tensor] = {f"dictionary.{name}": value for name, value in self.dictionary.named_parameters()}
         tensors.update({f"optimizer.{name}": value for name, value in self.optimizer.state().items()})
         tensors["silent"] = self.silent
+        if self.whitening is not None:
+            tensors["whitening"] = self.whitening
         plateau = {name: value for name, value in asdict(self.plateau).items() if name != "schedule"}
         return tensors, {"step": self.step_count, "scale": self.scale, "scales": self.scales, "penalty": self.penalty,
                          "excess": self.excess, "ending": self.ending, "plateau": plateau, "history": self.history}
@@ -191,6 +219,8 @@ class Learner:
         start = "optimizer."
         self.optimizer.load_state({name.removeprefix(start): t for name, t in tensors.items() if name.startswith(start)})
         self.silent = tensors["silent"].to(self.silent.device)
+        if self.whitening is not None:
+            self.whitening = tensors["whitening"].to(self.whitening.device)
         self.step_count, self.ending = facts["step"], facts["ending"]
         self.scales = list(facts.get("scales", [facts["scale"]]))
         self.plateau = Plateau(self.settings.schedule, **facts["plateau"])

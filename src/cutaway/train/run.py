@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ..dictionaries import Dictionary, evaluate, watch
+from ..dictionaries.apart import apart, chosen
 from ..files import write_json
 from ..network import Network
 from .checkpoint import BEFORE, NEWEST
 
 
-@dataclass
+@dataclass(repr=False)
 class Run:
     """Dictionaries by site, the history of their training by site, and the configuration that gives them again."""
 
@@ -25,6 +26,12 @@ class Run:
     config: dict[str, Any]
     folder: Path | None = None
 
+    def __repr__(self) -> str:
+        last = {key: f", FVU {steps[-1]['fvu']:.3g}" for key, steps in self.history.items() if steps}
+        parts = [f"{key}: {made.width:,} latents{last.get(key, '')}" for key, made in self.dictionaries.items()]
+        place = f", in {self.folder}" if self.folder else ""
+        return f"Run(of {self.net.name}{place})\n" + "\n".join(f"  {part}" for part in parts)
+
     @property
     def dictionary(self) -> Dictionary:
         """The only dictionary of the run."""
@@ -32,10 +39,20 @@ class Run:
             raise ValueError(f"this run has dictionaries at {', '.join(self.dictionaries)}; choose one of run.dictionaries.")
         return next(iter(self.dictionaries.values()))
 
+    def only(self, key: str) -> Run:
+        """The run with one of its dictionaries; of a cross-layer transcoder with one of its layers, by KEY/TARGET."""
+        found = chosen(self.dictionaries, key)
+        if len(found) > 1:
+            raise ValueError(f"{key} is several dictionaries; choose one of {', '.join(found)}.")
+        return replace(self, dictionaries=found)
+
     @cached_property
     def features(self) -> Any:
         """The features of the run's only dictionary: from its store in the run's folder, if `cutaway store` made one
         (a `FeatureStore`), or else as they fire in the first 100,000 tokens of the run's data (`Features`)."""
+        if len(keys := [*apart(self.dictionaries)]) > 1:
+            raise ValueError(f"this run has dictionaries at {', '.join(keys)}; choose one, as in "
+                             f"run.only({keys[0]!r}).features.")
         # The one look upwards, for a store has the same face and knows more.
         from ..store import opened
         if (found := opened(self)) is not None:
@@ -44,7 +61,7 @@ class Run:
             raise ValueError("this run was loaded without data; give load(..., data=) to see where its features fire.")
         return watch(self.net, self.dictionary, self.data, tokens=100_000)
 
-    def evaluate(self, data: Any = None, tokens: int | None = 50_000, **options: Any) -> dict[str, dict[str, Any]]:
+    def evaluate(self, data: Any = None, tokens: int | str | None = 50_000, **options: Any) -> dict[str, dict[str, Any]]:
         """Every figure of every dictionary, by site; on data of your own, or else on the data it was trained on."""
         return {key: evaluate(self.net, dictionary, data or self.data, tokens, **options)
                 for key, dictionary in self.dictionaries.items()}
@@ -69,6 +86,13 @@ def load_dictionaries(folder: Path) -> dict[str, Dictionary]:
     """The dictionaries that were written in a folder, by key."""
     files = sorted((folder / "dictionaries").glob("*.safetensors"))
     return {file.stem.replace("+", "/"): Dictionary.load(file) for file in files}
+
+
+def said(folder: Path) -> dict[str, str]:
+    """The network and the data of the run in a folder, as they were called when it was learned."""
+    config = json.loads((folder / "learning.json").read_text(encoding="utf-8"))
+    data = str(config.get("data", "")).rpartition(" (")[0]
+    return {"model": config.get("network", ""), "data": data.replace("stdlib ", "stdlib:").replace("stdlib:train", "stdlib")}
 
 
 def load(folder: str | Path, net: Network, data: Any = None) -> Run:

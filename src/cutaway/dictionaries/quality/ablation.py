@@ -12,6 +12,7 @@ from ...network import At, Edit
 from ..dictionary import Dictionary, raw
 from .bench import Bench
 from .contract import Metric, Results, Undefined, mean_of
+from .wired import several
 
 LATENTS, CONTEXTS, AFTER = 48, 3, 8
 EARLY = 96              # tokens of a row in which a latent is cut, so that a pass needs no more of it
@@ -38,6 +39,8 @@ def firings(dictionary: Dictionary, bench: Bench, seed: int = 0) -> list[np.ndar
 def effects(dictionary: Dictionary, bench: Bench) -> Results:
     """(L1 / L2)^2 over T * V of the change of the next T tokens' logits, each token's about its median."""
     net = bench.net
+    if reason := several(dictionary):
+        return dict.fromkeys(NAMES, Undefined(reason))
     if net is None or net.kind != "causal":
         return dict.fromkeys(NAMES, Undefined("only causal language models have logits of next tokens"))
     found = firings(dictionary, bench)
@@ -62,16 +65,16 @@ def measured(dictionary: Dictionary, bench: Bench, pairs: np.ndarray) -> tuple[n
     ids = batch.inputs["input_ids"][:, : int(at.max()) + AFTER]
     net, rows = bench.net, torch.arange(len(ids))
     strength = torch.from_numpy(np.asarray(bench.matrix(dictionary)[places, latents])).flatten()
-    change = torch.zeros(*ids.shape, dictionary.d)
+    change = torch.zeros(*ids.shape, dictionary.W_dec.shape[1])
     change[rows, at] = -strength[:, None] * dictionary.W_dec[torch.from_numpy(latents)]
     assert net is not None
 
     def cut(x: Tensor, where: At) -> Tensor:
-        return x + change.to(x)
+        return x + change.to(x).view_as(x)
 
     inputs = replace(batch, inputs={"input_ids": ids}, keep=None)
     before = net.logits(inputs)
-    with net.edited(Edit(raw(dictionary.placed(net)), cut)):
+    with net.edited(Edit(raw(dictionary.written(net)), cut)):
         after = net.logits(inputs)
     window = at[:, None] + torch.arange(AFTER)
     moved = (after - before)[rows[:, None], window].double()

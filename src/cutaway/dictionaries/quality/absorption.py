@@ -11,6 +11,7 @@ from . import labels
 from .bench import Bench
 from .contract import Metric, Results, Undefined, mean_of
 from .probes import Probe, balanced, f1, fit
+from .wired import elsewhere
 
 GAIN, MOST = 0.03, 10            # a further latent belongs to the class's own while F1 gains so much; at most so many
 PROBE_F1 = 0.6                   # classes that the activations themselves do not show so well do not count
@@ -95,9 +96,12 @@ def absorbed(dictionary: Dictionary, bench: Bench, asked: Question) -> tuple[flo
 
 def absorption(dictionary: Dictionary, bench: Bench) -> Results:
     """Absorption over Python's classes of tokens, and over first letters where the activations show enough of them."""
-    found: Results = {}
+    found, reason = Results(), elsewhere(dictionary)
     for group, made, least in (("classes", classes, 3), ("letters", letters, LETTERS)):
         names = [f"absorption_{kind}_{group}" for kind in ("full", "fraction")]
+        if reason:
+            found |= dict.fromkeys(names, Undefined(reason))
+            continue
         full, fraction, asked, unknown = [], [], 0, 0
         for seed in bench.seeds:
             key = ("absorption", group, seed)

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from ..dictionary import Dictionary
 from ..evaluate import recovered
 from ..splicing import losses_under
-from ..through import replaced
-from .bench import Bench, sums_by
+from .bench import Bench, rows_of, sums_by
 from .contract import Metric, Results, Sums, Undefined, mean_of, share
+from .wired import alone, in_place
 
 OFFICIAL = {"reconstruction tokens": 409_600, "sparsity tokens": 4_096_000}   # of SAEBench core
 LOSS_TOKENS = 15_000      # of the bench's tokens, spread over all of its rows: each needs two passes of the whole network
@@ -23,11 +23,12 @@ LOSS_TOKENS = 15_000      # of the bench's tokens, spread over all of its rows: 
 
 def reconstruction(dictionary: Dictionary, bench: Bench) -> Results:
     """Squared error, direction and length of the reconstruction, and how many latents make it."""
-    codes, columns = bench.codes(dictionary), []
-    mean = bench.x.double().mean(0)
+    codes, columns, reason = bench.codes(dictionary), [], alone(dictionary)
+    y, spread = bench.written, bench.spread
+    mean = (y / spread).double().mean(0)
     for i in range(0, bench.n, 4096):
-        x, part = bench.x[i: i + 4096].double(), slice(i, i + 4096)
-        made = dictionary.decode(replace(codes, values=codes.values[part], indices=codes.indices[part])).double()
+        x, part = (y[i: i + 4096] / spread).double(), slice(i, i + 4096)
+        made = torch.zeros_like(x) if reason else (dictionary.decode(rows_of(codes, part)) / spread).double()
         lengths, made_lengths = x.norm(dim=1), made.norm(dim=1)
         both, error = (x * made).sum(1), (x - made).pow(2).sum(1)
         columns.append(torch.stack([
@@ -43,10 +44,12 @@ def reconstruction(dictionary: Dictionary, bench: Bench) -> Results:
     def figure(i: int, better: str, over: int = 0) -> Sums:
         return Sums(sums[:, [i, over]], share, better, "tokens", bench.n)
 
-    return {"explained_variance": Sums(sums[:, :3], explained, "higher", "tokens", bench.n),
-            "explained_variance_per_token": figure(9, "higher"), "mse": figure(1, "lower"), "cossim": figure(3, "higher"),
-            "l2_ratio": figure(6, ""), "relative_reconstruction_bias": figure(7, "", over=8), "l0": figure(4, ""),
-            "l1": figure(5, "")}
+    found: Results = {
+        "explained_variance": Sums(sums[:, :3], explained, "higher", "tokens", bench.n),
+        "explained_variance_per_token": figure(9, "higher"), "mse": figure(1, "lower"), "cossim": figure(3, "higher"),
+        "l2_ratio": figure(6, ""), "relative_reconstruction_bias": figure(7, "", over=8), "l0": figure(4, ""),
+        "l1": figure(5, "")}
+    return {name: Undefined(reason) if reason and name not in ("l0", "l1") else each for name, each in found.items()}
 
 
 def firing(dictionary: Dictionary, bench: Bench) -> Results:
@@ -70,9 +73,12 @@ def firing(dictionary: Dictionary, bench: Bench) -> Results:
 
 def weights(dictionary: Dictionary, bench: Bench) -> Results:
     """What the weights alone say: biases, and angles between rows."""
-    encoder, decoder = (F.normalize(rows.detach().float(), dim=1) for rows in (dictionary.W_enc, dictionary.W_dec))
+    same, units = in_place(dictionary), dictionary.units()
+    read = dictionary.W_enc * units if same else dictionary.W_enc
+    encoder, decoder = (F.normalize(rows.detach().float(), dim=1) for rows in (read, dictionary.W_dec / units))
     return {"encoder_bias": mean_of(dictionary.b_enc.detach().numpy(), "", "latents"),
-            "encoder_decoder_cosine_sim": mean_of((encoder * decoder).sum(1).numpy(), "", "latents"),
+            "encoder_decoder_cosine_sim": mean_of((encoder * decoder).sum(1).numpy(), "", "latents") if same else
+            Undefined("what is read at one site and written at another has no angle between the two"),
             "max_encoder_cos": mean_of(_nearest(encoder), "", "latents"),
             "max_decoder_cos": mean_of(_nearest(decoder), "", "latents")}
 
@@ -91,6 +97,8 @@ def behaviour(dictionary: Dictionary, bench: Bench) -> Results:
     """Cross-entropy and KL with the reconstruction in the place of the activations."""
     names = ("ce_loss_score", "loss_lost", "ce_loss_score_mean", "ce_rise", "kl_div_score", "kl")
     net, data = bench.net, bench.data
+    if reason := alone(dictionary):
+        return dict.fromkeys(names, Undefined(reason))
     if net is None or net.kind not in ("causal", "masked", "image"):
         return dict.fromkeys(names, Undefined("the network has no loss of its own"))
     if net.kind == "image" and data.rows([0]).labels is None:
@@ -100,8 +108,8 @@ def behaviour(dictionary: Dictionary, bench: Bench) -> Results:
     fewer, base = replace(data, index=data.index[chosen]), bench.kept
     conditions: dict[str, Any] = {"spliced": (dictionary.splice(net),)}
     if "zero" not in base:
-        site = dictionary.placed(net)
-        conditions |= {"zero": (replaced(dictionary, site, 0.0),), "mean": (replaced(dictionary, site, bench.x.mean(0)),)}
+        means = bench.written.mean(0).split(bench.widths or (bench.written.shape[1],))
+        conditions |= {"zero": (dictionary.instead(net, [0.0] * len(means)),), "mean": (dictionary.instead(net, means),)}
     found, of = losses_under(net, conditions, fewer, bench.batch_size, divergent=tuple(conditions))
     base.update({name: found[name] for name in ("zero", "mean", "kl zero") if name in found})
     found |= base

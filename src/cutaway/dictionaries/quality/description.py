@@ -11,6 +11,7 @@ import torch
 from ..dictionary import Dictionary
 from .bench import Bench, sums_by
 from .contract import Metric, Results, Sums, Undefined, share
+from .wired import elsewhere
 
 COARSER = 0.01                                # the FVU that rounding may add
 STEPS = 2.0 ** np.arange(-6, 6)                # of rounding, over the root mean square of a dimension
@@ -115,6 +116,8 @@ def by_components(bench: Bench, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
 
 def description(dictionary: Dictionary, bench: Bench) -> Results:
     """Bits a token, and bits over those that principal components take at the same error."""
+    if reason := elsewhere(dictionary):
+        return dict.fromkeys(NAMES, Undefined(reason))
     if "description" not in bench.kept:
         rows = rows_of(bench)
         bench.kept["description"] = rows, by_components(bench, rows)

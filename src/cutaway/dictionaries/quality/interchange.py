@@ -11,6 +11,7 @@ from ..dictionary import Dictionary
 from .bench import Bench
 from .contract import Metric, Results, Undefined, mean_of
 from .probes import Probe, accuracy, balanced, fit
+from .wired import elsewhere
 
 NS = (1, 2, 5, 10, 20, 50)       # latents that are taken over
 QUESTIONS, ALIKE = 6, 0.5        # so many questions, no two of which correlate more than this
@@ -108,6 +109,8 @@ def over_questions(bench: Bench, patch: Patch) -> Results:
 
 def interchange(dictionary: Dictionary, bench: Bench) -> Results:
     """Latents of the largest effect on a question's probe are taken over; how many is chosen on other documents."""
+    if reason := elsewhere(dictionary):
+        return dict.fromkeys(NAMES, Undefined(reason))
     decoder = dictionary.W_dec.detach().numpy()
 
     def patched(cut: np.ndarray, base: np.ndarray, source: np.ndarray) -> np.ndarray:

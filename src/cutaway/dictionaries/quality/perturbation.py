@@ -9,6 +9,7 @@ from . import labels
 from .bench import Bench
 from .contract import Metric, Results, Sums, Undefined, mean_of
 from .probes import accuracy, balanced, fit
+from .wired import elsewhere
 
 N = 10                           # latents that are cut
 EACH, TEST = 300, 150
@@ -18,6 +19,8 @@ NAMES = ("tpp_intended", "tpp_unintended", "tpp_selectivity")
 
 def drops(dictionary: Dictionary, bench: Bench, at_random: bool = False) -> Results:
     """How much accuracy of each class's probe goes with its own latents, and with those of other classes."""
+    if reason := elsewhere(dictionary):
+        return dict.fromkeys(NAMES, Undefined(reason))
     names = [name for name in bench.tasks.names if name in labels.CLASSES or name.startswith("class ")]
     intended, unintended = [], []
     for seed in bench.seeds:

@@ -14,6 +14,8 @@ from tqdm.auto import tqdm
 
 from ...files import write_json
 from ...network import Network
+from ..apart import places
+from ..cross_layer import CrossLayer
 from ..dictionary import Dictionary
 from ..truth import World
 from . import ablation, absorption, core, description, interchange, perturbation, probing, spurious, stability, truth
@@ -21,6 +23,7 @@ from .bench import Bench, gather
 from .contract import Metric, Results, Sums, Undefined, average, less
 from .controls import CONTROLS
 from .held_out import held_out
+from .wired import PROFILED, in_place, note
 
 METRICS: dict[str, Metric] = {metric.id: metric for metric in (
     truth.TRUTH, core.RECONSTRUCTION, core.FIRING, core.WEIGHTS, core.BEHAVIOUR, probing.PROBING, absorption.ABSORPTION,
@@ -134,12 +137,15 @@ def profile(run_or_dictionary: Any, net: Network | None, data: Any, *, trained_o
     """
     start = time.perf_counter()
     dictionary: Dictionary = run_or_dictionary
-    if not isinstance(dictionary, Dictionary):
+    if not isinstance(dictionary, Dictionary | CrossLayer):
         trained_on = getattr(run_or_dictionary, "data", None) if trained_on is None else trained_on
         dictionary = run_or_dictionary.dictionary
-    if dictionary.kind:
-        raise ValueError("the profile is of dictionaries that write where they read and whose codes say all that is written; "
-                         f"this one is {dictionary.kind}: use evaluate.")
+    if isinstance(dictionary, CrossLayer):
+        raise ValueError("a cross-layer transcoder has a profile for each of its layers: give one of `source_layers()`, or use "
+                         "evaluate for all of them together.")
+    if dictionary.kind not in PROFILED:
+        raise ValueError(f"the profile is of dictionaries whose codes say all that is written; this one is {dictionary.kind}: "
+                         "use evaluate.")
     names = list(METRICS) if metrics is None else list(metrics)
     unknown = [name for name in names if name not in METRICS]
     if unknown:
@@ -174,6 +180,8 @@ def lines_of(metric: Metric, dictionary: Dictionary, bench: Bench, facts: dict[s
     defined = any(isinstance(result, Sums) for result in ours.values())
     controls: dict[str, tuple[str, Results]] = {}
     for name, role in metric.controls.items() if defined else ():
+        # The best linear map of what is read is no ceiling for what is written elsewhere.
+        role = "beside" if role == "ceiling" and not in_place(dictionary) else role
         controls[name] = role, _control(name, metric, dictionary, bench)
     if metric.anchors is not None and defined:
         controls |= metric.anchors(dictionary, bench)
@@ -209,7 +217,7 @@ def _control(name: str, metric: Metric, dictionary: Dictionary, bench: Bench) ->
     found = []
     for seed in bench.seeds[: metric.repeats] if seeded else (0,):
         if (name, seed) not in bench.kept:
-            bench.kept[name, seed] = make(dictionary, bench.x, seed)
+            bench.kept[name, seed] = make(dictionary, bench.x, seed, bench.y)
         found.append(metric.measure(bench.kept[name, seed], bench))
     merged: Results = {}
     for figure, first in found[0].items():
@@ -227,18 +235,23 @@ def _value(result: Sums | Undefined, role: str = "") -> Value:
     return Value(value, *result.interval, result.n, result.of, role)
 
 
+def checksum(dictionary: Dictionary) -> str:
+    """A number that changes with the weights, for knowing a profile's dictionary again."""
+    weights = torch.cat([p.detach().flatten()[:: max(1, p.numel() // 4096)].double() for p in dictionary.parameters()])
+    return f"{float(weights.sum()):.9g}"
+
+
 def _facts(dictionary: Dictionary, bench: Bench, said: str) -> dict[str, Any]:
     from ...network.fingerprint import fingerprint
     net, data = bench.net, bench.data
     recipe = dictionary.facts.recipe
-    made = {"site": dictionary.site, "width": dictionary.width, "d": dictionary.d, "recipe": recipe.get("name", "")}
-    weights = torch.cat([p.detach().flatten()[:: max(1, p.numel() // 4096)].double() for p in dictionary.parameters()])
+    made = {"site": places(dictionary), "width": dictionary.width, "d": dictionary.d, "recipe": recipe.get("name", "")}
     official = {name: round(bench.n / n, 4) for name, n in core.OFFICIAL.items()}
     return {
         "network": net.name if net else "", "fingerprint": fingerprint(net) if net else "",
-        "dictionary": {**made, "checksum": f"{float(weights.sum()):.9g}"},
+        "dictionary": {**made, "checksum": checksum(dictionary)},
         "data": f"{data.name} ({data.fingerprint})" if data is not None else f"the world {bench.truth[0].name}",
-        "held_out": said, "tokens": bench.n, "rows": len(set(bench.row.tolist())),
+        "held_out": said, "note": note(dictionary), "tokens": bench.n, "rows": len(set(bench.row.tolist())),
         "groups": f"{bench.groups} {bench.grouped_by}",
         "seeds": list(bench.seeds), "share_of_official_budget": official,
         "tasks": list(bench.tasks.names) if data is not None else []}

@@ -10,6 +10,7 @@ from ..dictionary import Dictionary
 from .bench import Bench
 from .contract import Metric, Results, Undefined, mean_of
 from .probes import accuracy, fit
+from .wired import elsewhere
 
 NS = (10, 50)                    # latents that are cut
 PAIRS, TRAIN, TEST = 12, 200, 100
@@ -40,6 +41,8 @@ def draw(cells: Cells, agree: int, differ: int, random: np.random.Generator) -> 
 
 def removal(dictionary: Dictionary, bench: Bench) -> Results:
     """Accuracy that a biased probe wins back, as a share of what an unbiased probe has over it, over pairs of questions."""
+    if reason := elsewhere(dictionary):
+        return dict.fromkeys(NAMES, Undefined(reason))
     found: list[list[float]] = []
     unmeasurable = 0
     for seed in bench.seeds:

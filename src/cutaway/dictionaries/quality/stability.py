@@ -26,8 +26,10 @@ def stability(dictionary: Dictionary, bench: Bench) -> Results:
         raise ValueError(f"dictionaries are compared at one site; found {dictionary.site} of width {dictionary.d} and "
                          f"{wrong.site} of width {wrong.d}.")
     alive = bench.codes(dictionary).counts(dictionary.width).numpy() > 0
-    cosines = np.mean([partners(dictionary.W_dec, other.W_dec) for other in bench.others], 0)
-    shared = np.mean([partners(dictionary.W_dec, other.W_dec) > MATCHED for other in bench.others], 0)
+    # Each site that is written in the units of the one that is looked at.
+    units = dictionary.units()
+    each = [partners(dictionary.W_dec / units, other.W_dec / units) for other in bench.others]
+    cosines, shared = np.mean(each, 0), np.mean([found > MATCHED for found in each], 0)
     way = "nearest" if max(dictionary.width, *(other.width for other in bench.others)) > WIDE else "one to one"
     of = f"latents that fire, {way}, {len(bench.others)} other seeds"
     return {"stability_cosine": mean_of(np.where(alive, cosines, np.nan), "higher", of),

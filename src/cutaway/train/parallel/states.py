@@ -85,6 +85,7 @@ def resume_alone(ranks: Alone, out: Path, config: dict[str, Any], learners: Lear
     """Go on from the newest whole checkpoint of a process alone, if there is one."""
     found = checkpoint.newest(out)
     if found is None:
+        check_finished(out, config)
         if ranks.group.rank == 0:
             write_json(out / "learning.json", config)
         return
@@ -116,8 +117,26 @@ def _wanted(source: Source, name: str) -> bool:
 
 def check(out: Path, saved: dict[str, Any], config: dict[str, Any]) -> None:
     """Raise ValueError where a checkpoint was made with other settings."""
-    config = json.loads(json.dumps(config))
-    changed = [name for name in config if saved.get(name) != config[name]]
+    changed = _differ(saved, config)
     if changed:
         raise ValueError(f"{out} holds unfinished training with other settings ({', '.join(changed)} differ); "
                          "use another folder, or the same settings to go on.")
+
+
+def check_finished(out: Path, config: dict[str, Any]) -> None:
+    """Raise ValueError where a folder holds dictionaries that were learned with other settings, which would be lost or mixed
+    with the new ones.
+    """
+    said = out / "learning.json"
+    if not said.exists() or not any((out / "dictionaries").glob("*.safetensors")):
+        return
+    changed = _differ(json.loads(said.read_text(encoding="utf-8")), config)
+    if changed:
+        raise ValueError(f"{out} holds dictionaries that were learned with other settings ({', '.join(changed)} differ); use "
+                         "another folder, or remove it.")
+
+
+def _differ(saved: dict[str, Any], config: dict[str, Any]) -> list[str]:
+    """The names of the settings that are not as they were."""
+    config = json.loads(json.dumps(config))
+    return [name for name in config if saved.get(name) != config[name]]

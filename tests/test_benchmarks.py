@@ -15,6 +15,8 @@ import torch
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(FOLDER))
 
+import faithfulness  # noqa: E402
+import target_l0  # noqa: E402
 import train_fvu  # noqa: E402
 import train_steps  # noqa: E402
 import train_worker  # noqa: E402
@@ -83,3 +85,40 @@ def test_a_row_takes_the_shortest_time_and_says_who_did_not_arrive() -> None:
     assert times == [7.0, 8.0, None]
     assert train_fvu.seconds_of(times) == "7.5 (7.0 to 8.0); not reached by 1 of 3"
     assert train_fvu.seconds_of([None, None]) == "not reached"
+
+
+def test_a_wanted_l0_that_is_missed_stands_out() -> None:
+    runs = [{"told": told, "seed": 0, "found": {
+        "near": {"l0": 1.01 * told, "low": told, "high": 2.0 * told, "fvu": 0.2},
+        "far": {"l0": 0.9 * told, "low": 0.0, "high": told, "fvu": 0.3}}} for told in (20, 40)]
+    other = {"told": 40, "seed": 1, "found": {"near": {"l0": 41.0, "low": 40.0, "high": 42.0, "fvu": 0.4}}}
+    kept = {"options": {"width": 64, "tokens": 1000, "model": "pico", "test_tokens": 500, "split": "test"}, "command": "it",
+            "commit": "abc", "runs": [*runs, other]}
+    text = target_l0.table(kept)
+    assert "| near | 20.20 (20.0 to 40.0) | +1.0% | 0.200 |" in text
+    assert "| 40.40 (40.0 to 80.0); 41.00 (40.0 to 42.0) | +2.5% | 0.300 |" in text
+    assert "| far | 18.00 (0.0 to 20.0) | **-10.0%** | 0.300 | 36.00 (0.0 to 40.0) | **-10.0%** | 0.300 |" in text
+    assert {"topk", "gated", "cross-layer-transcoder"} <= set(target_l0.trainable())
+    assert target_l0.recipe_of("group-max", 1024, 40).sparsify.k == 40
+
+
+def test_a_method_is_better_than_random_only_where_all_seeds_together_say_so() -> None:
+    def seeds(ours: float, theirs: float, spread: float) -> list[list[float]]:
+        return [[ours + spread * i, theirs] for i in (-1, 0, 1, 2, -2)]
+
+    case = {"found": {"good": {"deletion": seeds(0.1, 0.5, 0.01), "agreement": seeds(0.9, 0.0, 0.01)},
+                      "bad": {"deletion": seeds(0.9, 0.5, 0.01), "agreement": seeds(0.1, 0.0, 0.5)},
+                      "flat": {"deletion": [[0.5, 0.5]] * 5}},
+            "wants": {"deletion": "less", "agreement": "more"}, "seeds": [0, 1, 2, 3, 4], "accuracy": [0.9] * 5, "rows": 3,
+            "baseline": "mean"}
+    found = faithfulness.verdicts(case)
+    assert [found["good", "deletion"], found["good", "agreement"], found["bad", "deletion"]] == [True, True, False]
+    assert found["bad", "agreement"] is None and found["flat", "deletion"] is None
+    case["roar"] = {"gone": 0.5, "seeds": 2, "n": {"train": 9, "test": 8}, "ways": {
+        "random": {"accuracy": [0.8, 0.9], "from masks": [0.1, 0.1]},
+        "good": {"accuracy": [0.4, 0.5], "from masks": [0.3, 0.5]},
+        "all pixels": {"accuracy": [0.99, 0.97], "from masks": []}}}
+    text = faithfulness.table({"digits": case})
+    assert "| good | **0.10** (0.50 \u00b1 0.02) |" in text and "| bad | *0.90* (0.50" in text and "deletion (less)" in text
+    assert text.index("| good |") < text.index("| bad |")
+    assert "| good | 0.45 | -0.40 [-0.40, -0.40] | 0.40 |" in text and "| random | 0.85 |  | 0.10 |" in text

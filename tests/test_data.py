@@ -19,6 +19,10 @@ import cutaway.network as cw
 from cutaway.data import Batch, arrays, below, cache, corpus, images, norm_limit, packing, readers, text
 from cutaway.data import stdlib as library
 from cutaway.data.corpora import stdlib
+from cutaway.dictionaries import TopK
+from cutaway.edits import difference, mean_ablate
+from cutaway.metrics import measure
+from cutaway.train import learn
 
 DOCUMENTS = [PLAIN[:700], PLAIN[700:1500], PLAIN[1500:4000]]
 BOS, PAD = 0, 1
@@ -305,6 +309,7 @@ def test_split_and_take_give_whole_rows(data):
     assert len({data.fingerprint, *(part.fingerprint for part in others)}) == 4
     assert data.split(0.25, 1)[1].fingerprint == validation.fingerprint
     assert data.take(1).n_rows == 1 and data.take(CONTEXT - 1).n_rows == 1 and data.take(CONTEXT).n_rows == 2
+    assert data.take("1k").fingerprint == data.take(1e3).fingerprint == data.take(1000).fingerprint
     assert data.take(10**9).n_rows == data.n_rows and data.take(10**9).fingerprint == data.fingerprint
     for wrong in (0.0, 1.0, 1e-9):
         with pytest.raises(ValueError, match="leaves one side empty"):
@@ -651,3 +656,19 @@ def test_images_that_are_no_data_are_refused(tmp_path):
     (tmp_path / "a" / "1.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match="1.png cannot be read as an image"):
         images(tmp_path / "a", net).rows([0])
+
+
+def test_what_is_no_data_is_refused_with_words():
+    net = tiny_llama()
+    for use in (lambda data: measure(net, data), lambda data: mean_ablate(net, "blocks.0", data),
+                lambda data: learn(net, data, {"blocks.0": TopK(8, 2)}, tokens=64, batch=8),
+                lambda data: difference(net, "blocks.0", data, data)):
+        for data in ("some text", None):
+            with pytest.raises(ValueError, match="data is what cw.text, .* gives; found a (str|NoneType)"):
+                use(data)
+    with pytest.raises(ValueError, match="recipes are given by the sites"):
+        learn(net, corpus([PLAIN[:3000]], net), TopK(8, 2), tokens=64, batch=8)
+    with pytest.raises(ValueError, match="holds a int among its texts"):
+        corpus(["a", 3], net)
+    with pytest.raises(ValueError, match="reads text, not images"):
+        images(np.zeros((2, 8, 8, 3), np.uint8), net)

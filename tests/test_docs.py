@@ -12,8 +12,9 @@ import pytest
 from cutaway import catalogue
 
 PAGES = sorted((Path(__file__).parents[1] / "docs").glob("*.md"))
-# Whose examples need more than Python: a script for torchrun (run by test_parallel), commands (run by test_app_tutorial).
-SCRIPTS = {"many-devices", "tutorial"}
+# Whose examples need more than Python: a script for torchrun (run by test_parallel), commands (run by test_app_tutorial), a
+# file beside them (run by test_adding).
+SCRIPTS = {"many-devices", "tutorial", "adding-a-method"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)

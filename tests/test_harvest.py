@@ -27,9 +27,9 @@ from torch import Tensor, nn
 import cutaway as cw
 from cutaway.cli import main
 from cutaway.data import below, norm_limit
+from cutaway.files import locked
 from cutaway.harvest import Harvest, Permutation
 from cutaway.harvest.codecs import CODECS, calibrate
-from cutaway.harvest.layout import locked
 from cutaway.harvest.permutation import Without
 from cutaway.network import Network
 from cutaway.observe import Moments, activations, observe
@@ -448,7 +448,8 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
 
 
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:
-    with locked(tmp_path / "out"), pytest.raises(BlockingIOError, match="another process is writing") as error:
+    with (locked(tmp_path / "out", "writing the harvest"),
+          pytest.raises(BlockingIOError, match="another process is writing") as error):
         write(tmp_path / "out")
     assert "or give another folder" in one_sentence(error.value) and content(tmp_path / "out") == {}
     write(tmp_path / "out")

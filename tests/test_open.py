@@ -160,6 +160,26 @@ def test_real_warnings_are_heard(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert "layers.3.mlp.up_proj.weight" in caplog.text and "MISSING" in caplog.text
 
 
+def test_a_device_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ValueError, match="there is no device 'banana' here"):
+        cw.open(module("mlp"), device="banana")
+
+
+def test_text_beyond_the_context_is_refused_and_never_cut() -> None:
+    net = cw.open("pico")
+    long = "x = 1\n" * 200
+    for read in (net.tokens, net.logits, lambda text: net.record(text, "blocks.0"), lambda text: net.generate(text, 4)):
+        with pytest.raises(ValueError, match="pico reads at most 256 tokens; this text has more"):
+            read(long)
+    with pytest.raises(ValueError, match="256 tokens; this prompt has 2, and 255 are to follow"):
+        net.generate("x", 255)
+    for nothing in ([], 5, ["a", 3], None):
+        with pytest.raises(ValueError, match="a text is a string, or a list of at least one"):
+            net.tokens(nothing)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="a folder, a hub id or 'pico'; found a int"):
+        cw.open(3)  # type: ignore[arg-type]
+
+
 def test_pico_is_bundled() -> None:
     net = cw.open("pico")
     assert (net.kind, net.n_blocks, net.d_model, net.n_heads, net.context) == ("causal", 6, 256, 8, 256)

@@ -20,6 +20,7 @@ from cutaway.metrics import Figure
 from cutaway.report import (
     Ablation,
     Acting,
+    Agreement,
     Context,
     Estimator,
     Feature,
@@ -72,7 +73,8 @@ def report(text: str = " self") -> Report:
         Heads("exact", "fisher", [ScoreMap("exact", [[0.5, 0.1], [-0.1, NAN]], "nats a token"),
                                   ScoreMap("fisher", [[3.0, 1.0], [0.5, 0.2]], "nats²")],
               [Estimator("fisher", fig("agreement", 0.86, 0.05, 48, "heads"), "1 forward, 1 backward", 2.0),
-               Estimator("gradient", Missing("agreement", "all scores are equal"), "1 forward", 1.0)]),
+               Estimator("gradient", Missing("agreement", "all scores are equal"), "1 forward", 1.0)],
+              Agreement(["exact", text], [[1.0, -0.62], [-0.62, NAN]])),
         Acting("fisher", fig("loss", 2.0, n=6666, **nats), [
             Ablation(kind, f"the {kind} {text}", ["0.0"], fig("loss", 2 + rise, n=7777, **nats),
                      fig("kl", rise, n=8888, **kl))
@@ -252,6 +254,21 @@ def test_a_heat_map_shows_sign_size_and_what_was_not_measured():
         ("cell plus", "--v:0%", "block 1, head 0: 0 nats"),
         ("cell none", "--v:0%", "block 1, head 1: – (not measured)")]
     assert "–" in texts(charts.heat([[4.0, NAN]], "head", "block", "nats", "said"))
+
+
+def test_a_matrix_says_every_correlation_and_what_has_none():
+    drawn = ElementTree.fromstring(str(charts.matrix(["exact", "fisher"], [[1.0, -0.25], [-0.25, NAN]], "said")))
+    cells = [(e.get("class"), e.get("style"), e.find("title").text) for e in drawn.iter("rect")]
+    assert cells == [
+        ("cell plus", "--v:100%", "exact and exact: 1.00"), ("cell minus", "--v:50%", "exact and fisher: -0.25"),
+        ("cell minus", "--v:50%", "fisher and exact: -0.25"),
+        ("cell none", "--v:0%", "fisher and fisher: – (one is the same for all)")]
+    assert [e.text for e in drawn.iter("text")][-4:] == ["1.00", "−0.25", "−0.25", "–"]
+
+
+def test_the_page_shows_how_far_scores_agree():
+    assert "fisher and exact" not in render(report()) and " self and exact: -0.62" in render(report())
+    assert "agree with each other" not in render(replace(report(), heads=replace(report().heads, agreement=None)))
 
 
 @pytest.mark.parametrize("spacing", ["linear", "log"])

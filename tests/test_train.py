@@ -18,13 +18,14 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from families import example, network
 from helpers import PLAIN, tiny_llama
 from torch import Tensor
 
 import cutaway as cw
 from cutaway.counts import count_of
 from cutaway.dictionaries import KSparse, Recipe, ReLU, TopK
-from cutaway.files import sweep, write_safetensors
+from cutaway.files import locked, sweep, write_safetensors
 from cutaway.network import Network
 from cutaway.observe import Covariance, Moments, observe
 from cutaway.train import Run, Schedule, Settings, checkpoint, learn, load, sources
@@ -213,6 +214,22 @@ def test_other_settings_do_not_go_on_from_a_checkpoint(tmp_path: Path, monkeypat
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
 
 
+def test_finished_dictionaries_of_other_settings_are_not_mixed_with_new_ones(tmp_path: Path) -> None:
+    first = weights(run(tmp_path))
+    with pytest.raises(ValueError, match=r"learned with other settings \(seed differ\).*another folder"):
+        run(tmp_path, seed=1)
+    with pytest.raises(ValueError, match=r"\(recipes differ\)"):
+        run(tmp_path, recipes={"blocks.1": TopK(32, 4)})
+    assert_same(weights(load(tmp_path, world()[0])), first)
+    run(tmp_path)     # the same again is welcome
+
+
+def test_two_trainings_in_one_folder_are_refused(tmp_path: Path) -> None:
+    with locked(tmp_path, "learning"), pytest.raises(BlockingIOError, match="another process is learning in"):
+        run(tmp_path)
+    run(tmp_path)
+
+
 def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saves, save_file = [0], safetensors.torch.save_file
 
@@ -358,8 +375,8 @@ def test_text_of_special_tokens_alone() -> None:
 
 
 @pytest.mark.parametrize(("text", "count"), [("500k", 500_000), ("2M", 2_000_000), ("1.5B", 1_500_000_000), ("1_000", 1000),
-                                             (7, 7)])
-def test_counts(text: int | str, count: int) -> None:
+                                             (7, 7), (2.5e5, 250_000), ("1e4", 10_000)])
+def test_counts(text: int | float | str, count: int) -> None:
     assert count_of(text) == count
 
 
@@ -439,3 +456,15 @@ def test_training_from_a_harvest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         with pytest.raises(RuntimeError):
             run(tmp_path / "run", data=stored)
     assert_same(weights(run(tmp_path / "run", data=stored)), weights(from_disk))
+
+
+@pytest.mark.parametrize("made", [lambda net, data, site: learn(net, data, {site: TopK(8, 2)}, tokens=64, batch=8),
+                                  lambda net, data, site: cw.harvest(net, data, site, "nowhere")], ids=["learn", "harvest"])
+def test_maps_of_a_convolution_are_not_taken_for_vectors(made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their last axis is the width of an image, and what was learned along it would mean nothing."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("cnn", "resnet"):
+        net = network(name)
+        with pytest.raises(ValueError, match=r"holds maps \[b, channels, h, w\]"):
+            made(net, cw.arrays(example(name, 4)), {"cnn": "conv1:out", "resnet": "blocks.0"}[name])
+    assert not list(tmp_path.iterdir())

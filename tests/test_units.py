@@ -267,6 +267,18 @@ def test_files_that_are_no_tables_and_tables_of_other_networks_are_refused(tmp_p
         Units.load(path, net)
 
 
+def test_one_large_value_does_not_press_the_others_into_a_line() -> None:
+    table = scored("neurons")
+    table.frame["made"] = np.linspace(-1, 1, len(table))
+    table.frame.loc[0, "made"] = 1000.0
+    figure = table.plot(("unit", "made"))
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    (_, low), (_, high), (_, top) = axes.transData.transform([(0, -0.5), (0, 0.5), (0, 1000)])
+    assert high - low > 0.1 * axes.bbox.height, "small values can be told apart"
+    assert top < axes.bbox.y1, "the large one is seen"
+
+
 @pytest.mark.parametrize(("kind", "by", "shows"), [
     ("heads", "made", "image"), ("layers", "made", "bar"), ("neurons", "made", "bar"), ("tokens", "made", "line"),
     ("neurons", ("made", "unit"), "points")])

@@ -1,5 +1,6 @@
 """Cutaway finds what matters inside a neural network, and acts on it."""
 
+from .analyses import analyse
 from .attribute import Attribution, Target, attribute, faithfulness
 from .catalogue import methods
 from .data import arrays, corpus, images, text
@@ -54,7 +55,7 @@ __all__ = [
     "CrossLayerTranscoder", "Crosscoder", "CrosscoderL1", "Dictionary", "Edit", "Endpoint", "FeatureChoice",
     "FeatureStore", "Gated", "GradientSAE", "GroupMax", "Harvest", "JumpReLU", "KSparse", "Matryoshka", "Moments",
     "MutualChoice", "Network", "Progressive", "ReLU", "RelaxedArchetypal", "Sample", "Schedule", "Settings", "Site",
-    "SkipTranscoder", "Target", "TopAFA", "TopK", "Transcoder", "Units", "arrays", "attribute", "clamp", "corpus",
+    "SkipTranscoder", "Target", "TopAFA", "TopK", "Transcoder", "Units", "analyse", "arrays", "attribute", "clamp", "corpus",
     "difference", "evaluate", "explain", "faithfulness", "harvest", "images", "learn", "load", "load_dictionaries",
     "load_dictionary", "mean_ablate", "measure", "methods", "observe", "open", "profile", "resample_ablate", "row_loss",
     "save_dictionary", "side_by_side", "stdlib", "steer", "store", "stores", "text", "units", "watch", "zero_ablate"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -59,6 +60,8 @@ def demo(out: str | Path = "runs/demo", model: str = "pico", size: Size = Size()
     site = f"blocks.{(net.n_blocks - 1) // 2}"
 
     say(f"1/5  learning {size.width:,} sparse features at {site} from {size.tokens:,} tokens of {train.name}")
+    if (out / "learned" / "dictionaries").exists():
+        shutil.rmtree(out / "learned")      # of an earlier demo, which this one takes the place of
     run = learn(net, train, {site: TopK(width=size.width, k=32)}, tokens=size.tokens, seed=seed, out=out / "learned")
     say("2/5  evaluating them on text that nothing was trained on, and watching where they fire")
     features = watch(net, run.dictionary, test, size.watch, progress=True)
@@ -105,8 +108,10 @@ def _learning(run: Run, features: Features, test: Any, size: Size) -> page.Learn
 def described(feature: Feature) -> page.Feature:
     """A feature as the page shows it: its contexts from the top and from across its whole range."""
     features = feature.features
-    one_place = len(feature.dictionary.writes) == 1     # a crosscoder's latents have no one direction to the logits
-    up, down = feature.logits() if one_place else ([], [])
+    try:
+        up, down = feature.logits()
+    except ValueError:      # the network has no unembedding that reads what it writes
+        up, down = [], []
     frequency = Figure("frequency", feature.frequency, *_share_interval(feature.count, features.n_tokens),
                        features.n_tokens, data=features.data.name)
     top = [_context(c) for c in feature.contexts(8)]
@@ -148,7 +153,8 @@ def _heads(net: Network, validation: Any, size: Size) -> tuple[Units, page.Heads
     scale = {"exact": "nats a token"}
     maps = [page.ScoreMap(name, table.column(name).reshape(shape).tolist(), scale.get(name, ""))
             for name in dict.fromkeys(("exact", best, "gradient", "fisher"))]
-    return table, page.Heads("exact", best, maps, found)
+    names = ["exact", *SCORES]
+    return table, page.Heads("exact", best, maps, found, page.Agreement(names, table.agreement(names).to_numpy().tolist()))
 
 
 def _agreement(trust: Trust) -> page.Shown:

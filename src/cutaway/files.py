@@ -6,7 +6,8 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from torch import Tensor
 def write(path: str | Path, writer: Callable[[Path], Any]) -> Path:
     """Let `writer` write a file under a temporary name, then put it in place; nothing half-written stays behind."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         writer(part)
         with open(part, "rb+") as file:
             os.fsync(file.fileno())
@@ -28,9 +29,12 @@ def write(path: str | Path, writer: Callable[[Path], Any]) -> Path:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OSError(error.errno, f"there is no space left on the disk to write {path}; free some and run this "
                           "again: what was finished before is still there") from error
+        if error.filename is not None and Path(error.filename) in (part, *path.parents):     # and not something that is read
+            raise OSError(error.errno, f"{path} cannot be written ({error.strerror}); give a folder that can") from error
         raise
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
     return path
 
 
@@ -69,6 +73,32 @@ def write_safetensors(path: str | Path, tensors: dict[str, Tensor], metadata: di
         finally:
             shutil.rmtree(room, ignore_errors=True)
     return write(path, writer)
+
+
+@contextmanager
+def locked(folder: Path, doing: str) -> Iterator[None]:
+    """Hold a folder's lock; another process that wants it is refused, and told what the first is `doing` there. A killed
+    process holds it no longer.
+    """
+    try:
+        import fcntl
+    except ImportError:     # Windows has none; there, two writers are up to the user.
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".lock"
+    with open(path, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                raise BlockingIOError(errno.EAGAIN, "the lock that was held goes at this moment")
+        except BlockingIOError as error:
+            raise BlockingIOError(error.errno, f"another process is {doing} in {folder}; wait until it ends, or give another "
+                                  "folder") from error
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def sweep(folder: Path, name: str) -> None:

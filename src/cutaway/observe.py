@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .data import below
+from .data import as_data, below
 from .network import At, Enough, Network, Site
 
 
@@ -70,7 +70,7 @@ def activations(net: Network, data: Any, sites: Iterable[str | Site], batch_size
     row = start
     # A module that is shared fires more than once, so the first batch runs to its end and counts.
     watchers = {site: keeper(name) for name, site in wanted.items()}
-    for batch in data.batches(batch_size, start=start, stop=stop, seed=seed):
+    for batch in as_data(data).batches(batch_size, start=start, stop=stop, seed=seed):
         batch = batch.to(net.device)
         fired = 0
         found.clear()

@@ -100,7 +100,8 @@ def summary(found: Sequence[dict[str, Any]]) -> str:
         return (f"**{v:.2f}**" if v == best[name] else f"{v:.2f}") + ("*" if _off(table[id, name]) else "")
     heads = [f"{name}{', FVU' if shown[name] == 'fvu' else ''}" for name in scenes]
     lines = ["| method | " + " | ".join(heads) + " |", "|---|" + "--:|" * len(scenes)]
-    lines += [f"| {id} | " + " | ".join(entry(id, name) for name in scenes) + " |" for id in sorted(mean, key=lambda i: -mean[i])]
+    order = sorted(mean, key=lambda id: -mean[id])
+    lines += [f"| {id} | " + " | ".join(entry(id, name) for name in scenes) + " |" for id in order]
     return "\n".join(lines) + "\n"
 
 

@@ -40,6 +40,11 @@ def bench(what: Annotated[Literal["dictionaries"], tyro.conf.Positional], /, out
     given = Plan(scenes or Plan().scenes, methods, tuple(range(seeds)), count_of(samples), batch,
                  (1.0, 0.3) if tune else (1.0,), frontier)
     plan = replace(QUICK, scenes=scenes or QUICK.scenes, methods=methods or QUICK.methods) if quick else given
+    fixed = (seeds, samples, batch, frontier, tune) != (3, "200k", 256, True, True)
+    if quick and fixed:
+        raise ValueError("--quick has seeds, samples, batch, frontier and tune of its own; leave those out, or --quick.")
+    if seeds < 1:
+        raise ValueError(f"a comparison needs at least one seed; found --seeds {seeds}.")
     if show and not (out / "budget.json").exists():
         raise ValueError(f"there are no trainings in {out}; run the same without --show first.")
     if not (out / "config.json").exists():

@@ -47,23 +47,24 @@ def edit(model: Annotated[str, tyro.conf.Positional] = "pico", /, zero: tuple[st
         site, units = _place(place)
         edits.append(mean_ablate(net, site, inputs.data(data, net, "test"), units))
     edits += [_on_feature(net, "steer", text) for text in steer] + [_on_feature(net, "clamp", text) for text in clamp]
-    folder.begin(out, "edit", {
+    given = {
         "model": model, "zero": zero, "mean": mean, "steer": steer, "clamp": clamp, "prompt": prompt, "new_tokens": new_tokens,
         "temperature": temperature, "data": data, "tokens": tokens, "out": out, "seed": seed, "device": device,
-        "pickle": pickle})
-    texts = {}
-    for text in prompt:
-        before = net.generate(text, new_tokens, temperature, seed)
+        "pickle": pickle}
+    with folder.begun(out, "edit", given):
+        texts = {}
+        for text in prompt:
+            before = net.generate(text, new_tokens, temperature, seed)
+            with net.edited(edits):
+                texts[text] = {"before": before, "after": net.generate(text, new_tokens, temperature, seed)}
+            print(f"--- as it is\n{before}\n--- edited\n{texts[text]['after']}\n")
+        before = measure(net, source, "loss", progress=True)["loss"]
         with net.edited(edits):
-            texts[text] = {"before": before, "after": net.generate(text, new_tokens, temperature, seed)}
-        print(f"--- as it is\n{before}\n--- edited\n{texts[text]['after']}\n")
-    before = measure(net, source, "loss", progress=True)["loss"]
-    with net.edited(edits):
-        after = measure(net, source, ["loss", "kl"], progress=True)
-    console = Console(highlight=False)
-    console.print(terminal.figures([before], "As it is"))
-    console.print(terminal.figures(list(after.values()), "Edited"))
-    folder.figures(out, {"before": before.json(), "after": {n: f.json() for n, f in after.items()}, "texts": texts})
+            after = measure(net, source, ["loss", "kl"], progress=True)
+        console = Console(highlight=False)
+        console.print(terminal.figures([before], "As it is"))
+        console.print(terminal.figures(list(after.values()), "Edited"))
+        folder.figures(out, {"before": before.json(), "after": {n: f.json() for n, f in after.items()}, "texts": texts})
 
 
 def _place(text: str) -> tuple[str, list[int] | None]:

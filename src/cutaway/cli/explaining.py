@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,7 +26,7 @@ def explain(run: Annotated[Path, tyro.conf.Positional], ids: Annotated[tuple[int
         ids: Numbers of features; left out, a dozen that fire neither hardly ever nor nearly always.
         by: rule-induction and logit-effects need nothing else; llm-explainer asks a language model.
         scorers: Of detection, fuzzing, simulation, embedding, surprisal and intervention.
-        site: Which dictionary, where the run has several.
+        site: Which dictionary, where the run has several; a cross-layer transcoder has one for each of its layers.
         data: Where to look; left out, the standard library's test split for runs that learned from it, and otherwise
             what the run learned from.
         tokens: In how many tokens to look: names are found on one half of the documents and scored on the other.
@@ -47,31 +45,32 @@ def explain(run: Annotated[Path, tyro.conf.Positional], ids: Annotated[tuple[int
     from ..dictionaries import watch
     from ..explain import Endpoint
     from ..explain import explain as name
+    from ..explain.naming import means
     from ..store.database import now
     from ..store.identity import of_dictionary
-    from .learning import _load
+    from ..store.making import store_of
+    from .learning import _load, only
+    if n < 2:
+        raise ValueError(f"a name is scored on at least two windows in which its feature fires; found --n {n}.")
     run, out = Path(run), Path(out) if out is not None else Path(run) / "names"
-    loaded, learned = _load(run, device)
-    if site and site not in loaded.dictionaries:
-        raise ValueError(f"this run has no dictionary at {site}; it has {', '.join(loaded.dictionaries)}.")
-    if site:
-        loaded = replace(loaded, dictionaries={site: loaded.dictionaries[site]})
-    wrong = [i for i in ids if not 0 <= i < loaded.dictionary.width]
-    if wrong:
-        raise IndexError(f"this dictionary has the features 0 to {loaded.dictionary.width - 1}; found {wrong[0]}.")
     if bool(endpoint) != bool(model):
         raise ValueError("a language model is given by both --endpoint and --model, such as --endpoint "
                          "http://127.0.0.1:8080/v1 --model llama.")
     asked = Endpoint(endpoint, model, key_from, out / "answers.jsonl", requests) if endpoint else None
     judged = judge or ("model" if by == "llm-explainer" else "rule")
+    means(by, scorers, judged, asked, floors)     # with words for what cannot be done, before anything is looked at
+    loaded, learned = _load(run, device)
+    loaded = only(loaded, site)
+    wrong = [i for i in ids if not 0 <= i < loaded.dictionary.width]
+    if wrong:
+        raise IndexError(f"this dictionary has the features 0 to {loaded.dictionary.width - 1}; found {wrong[0]}.")
     chosen = data or ("stdlib:test" if learned["data"] == "stdlib" else learned["data"])
     source = _scattered(inputs.data(chosen, loaded.net), tokens, seed)
-    folder.begin(out, "explain", {
-        "run": run, "ids": ids, "by": by, "scorers": scorers, "site": site, "data": data, "tokens": tokens, "n": n,
-        "floors": floors, "judge": judge, "endpoint": endpoint, "model": model, "key_from": key_from, "requests": requests,
-        "out": out, "seed": seed, "device": device})
+    given = {"run": run, "ids": ids, "by": by, "scorers": scorers, "site": site, "data": data, "tokens": tokens, "n": n,
+             "floors": floors, "judge": judge, "endpoint": endpoint, "model": model, "key_from": key_from,
+             "requests": requests, "out": out, "seed": seed, "device": device}
     dictionary, key, at = loaded.dictionary, next(iter(loaded.dictionaries)), now()
-    with _store_of(run, key, dictionary) as kept:
+    with folder.begun(out, "explain", given), store_of(run, key, dictionary) as kept:
         def keep(found: Any) -> None:
             if kept is not None:
                 kept.names.keep(found, model, at)
@@ -90,19 +89,6 @@ def explain(run: Annotated[Path, tyro.conf.Positional], ids: Annotated[tuple[int
     where = f"the store {kept.folder}, whose pages show them" if kept is not None else (
         f"no store, for this run has none; `cutaway store {run}` makes one and takes them in")
     print(f"Kept in {written}, and in {where}")
-
-
-@contextmanager
-def _store_of(run: Path, key: str, dictionary: Any) -> Iterator[Any]:
-    """The finished store of a dictionary of a run, if there is one; that of another dictionary is refused."""
-    from ..store import FeatureStore, stores
-    folder = stores(run).get(key)
-    if folder is None:
-        yield None
-        return
-    with FeatureStore(folder) as found:
-        found.check(dictionary=dictionary)
-        yield found
 
 
 def _scattered(source: Any, tokens: str, seed: int) -> Any:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ..files import write_json
+from ..files import write, write_json
 
 PACKAGES = ("cutaway", "torch", "transformers", "tokenizers", "numpy")
 
@@ -24,6 +27,25 @@ def begin(out: Path, command: str, arguments: dict[str, Any]) -> Path:
     return out
 
 
+@contextmanager
+def begun(out: Path, command: str, arguments: dict[str, Any]) -> Iterator[None]:
+    """`begin` a run for the length of a `with` block; where the block fails, the configuration is again what it was before,
+    and a folder in which nothing else was written is gone. An interruption leaves it, for the same command goes on.
+    """
+    path = out / "config.json"
+    before = path.read_text(encoding="utf-8") if path.is_file() else None
+    begin(out, command, arguments)
+    try:
+        yield
+    except Exception:
+        with suppress(OSError):
+            if before is not None:
+                write(path, lambda part: part.write_text(before, encoding="utf-8"))
+            elif {found.name for found in out.iterdir()} <= {"config.json", ".lock"}:
+                shutil.rmtree(out)
+        raise
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
@@ -33,9 +55,17 @@ def _plain(value: Any) -> Any:
 def read(folder: Path) -> dict[str, Any]:
     """The configuration that `begin` wrote."""
     path = folder / "config.json"
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}; give that of a run, which holds a config.json.")
     if not path.exists():
         raise FileNotFoundError(f"{folder} holds no config.json, so it is not the folder of a run.")
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); restore it, or run the command anew.") from error
+    if not isinstance(found, dict) or not {"command", "arguments"} <= found.keys():
+        raise ValueError(f"{path} is not the configuration of a run; give a folder that `cutaway learn` or the like wrote.")
+    return found
 
 
 def figures(out: Path, found: dict[str, Any]) -> Path:

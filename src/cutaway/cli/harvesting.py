@@ -22,7 +22,8 @@ def harvest(model: Annotated[str, tyro.conf.Positional] = "pico", /, site: tuple
         site: Where, such as blocks.3 or "blocks.*"; left out, the residual stream at the middle block.
         tokens: How many tokens, such as 500k or 2M, or all.
         dtype: How activations are stored: bfloat16, int8 or float32.
-        data: Text files (globs and commas allowed), or stdlib, the source of Python's standard library.
+        data: Text files (globs and commas allowed), or stdlib, the source of Python's standard library; for a network that
+            reads images, a folder of them.
         out: Folder for the activations and the configuration.
         shard_tokens: Tokens in one file.
         batch_size: Rows of the data in one pass.

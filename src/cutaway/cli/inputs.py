@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..counts import count_of
-from ..data import text
+from ..data import images, text
 from ..data.corpora import stdlib
 from ..data.stdlib import SPLITS
 from ..harvest import Harvest
@@ -20,16 +20,22 @@ def network(model: str, device: str = "cpu", pickle: bool = False) -> Network:
     return open_network(model, device=device, pickle=pickle)
 
 
-def data(paths: str, net: Network, split: str = "train") -> Any:
-    """The data of a command: files, the standard library's split (`stdlib`, or `stdlib:test`), or a harvest's folder."""
+def data(paths: str, net: Network, split: str = "train", context: int | None = None) -> Any:
+    """The data of a command: files, the standard library's split (`stdlib`, or `stdlib:test`), or a harvest's folder; for a
+    network that reads images a folder of them. context: tokens in a row of text; left out, as many as the network reads.
+    """
     name, _, wanted = paths.partition(":")
+    if net.kind in ("image", "vision") and not (Path(paths) / MANIFEST).exists():
+        if name == "stdlib":
+            raise ValueError(f"{net.name} reads images, not text; give --data a folder of images.")
+        return images(paths, net)
     if name == "stdlib" and not Path(paths).exists():
         if wanted and wanted not in SPLITS:
             raise ValueError(f"the standard library's text has the splits {', '.join(SPLITS)}; found {wanted!r}.")
-        return stdlib(net, wanted or split)
+        return stdlib(net, wanted or split, context=context)
     if (Path(paths) / MANIFEST).exists():
         return Harvest(paths, net)
-    return text(paths.split(",") if "," in paths else paths, net)
+    return text(paths.split(",") if "," in paths else paths, net, context)
 
 
 def first(source: Any, tokens: str) -> Any:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,9 +16,10 @@ from . import folder, inputs
 
 
 def learn(model: Annotated[str, tyro.conf.Positional] = "pico", /, site: str = "", method: str = "topk", tokens: str = "1M",
-          data: str = "stdlib", set: tuple[str, ...] = (), out: Path = Path("runs/learn"), batch: int = 1024, seed: int = 0,
-          selection: str = "auto", accumulate: int = 1, patience: float | None = None, save_every: float = 120.0,
-          profile: bool = False, device: str = "cpu", pickle: bool = False, split: str = "data") -> None:
+          data: str = "stdlib", set: tuple[str, ...] = (), l0: float | None = None, out: Path = Path("runs/learn"),
+          batch: int = 1024, seed: int = 0, selection: str = "auto", accumulate: int = 1, patience: float | None = None,
+          save_every: float = 120.0, profile: bool = False, device: str = "cpu", pickle: bool = False,
+          split: str = "data") -> None:
     """Learn sparse features at one or more sites of a network, all in one pass over the data.
 
     Interrupted with Ctrl-C, the same command goes on where it stopped.
@@ -30,8 +31,9 @@ def learn(model: Annotated[str, tyro.conf.Positional] = "pico", /, site: str = "
         method: A method of the family dictionary; `cutaway catalogue dictionary` lists them.
         tokens: How many tokens to train on, such as 500k or 2M.
         data: Text files (globs and commas allowed), or stdlib, the source of Python's standard library, or the folder that
-            `cutaway harvest` wrote.
+            `cutaway harvest` wrote; for a network that reads images, a folder of them.
         set: Settings of the method, such as width=4096 k=64.
+        l0: How many latents should fire for each token on average, whatever the method calls that.
         out: Folder for the dictionaries, the history and the configuration.
         batch: Tokens a step.
         seed: Of initialisation, order and shuffling.
@@ -47,16 +49,16 @@ def learn(model: Annotated[str, tyro.conf.Positional] = "pico", /, site: str = "
     from ..timing import profiled
     from ..train import Schedule, Settings
     from ..train import learn as train
-    recipe, settings = _recipe(method, set), Settings(selection, accumulate, Schedule(patience=patience))
+    recipe = _recipe(method, set) if l0 is None else _recipe(method, set).with_l0(l0)
+    settings = Settings(selection, accumulate, Schedule(patience=patience))
     local = os.environ.get("LOCAL_RANK")
     net = inputs.network(model, f"cuda:{local}" if local and device == "cuda" else device, pickle)
     site = site or recipe.wiring.usual(net.n_blocks)
     source = inputs.data(data, net)
-    folder.begin(out, "learn", {"model": model, "site": site, "method": method, "tokens": tokens, "data": data, "set": set,
-                                "out": out, "batch": batch, "seed": seed, "selection": selection, "accumulate": accumulate,
-                                "patience": patience, "save_every": save_every, "profile": profile, "device": device,
-                                "pickle": pickle, "split": split})
-    with profiled() if profile else nullcontext() as times:
+    asked = {"model": model, "site": site, "method": method, "tokens": tokens, "data": data, "set": set, "l0": l0,
+             "out": out, "batch": batch, "seed": seed, "selection": selection, "accumulate": accumulate, "patience": patience,
+             "save_every": save_every, "profile": profile, "device": device, "pickle": pickle, "split": split}
+    with folder.begun(out, "learn", asked), profiled() if profile else nullcontext() as times:
         run = train(net, source, {site: recipe}, tokens, batch, seed, out, save_every, settings, split=split)
     if int(os.environ.get("RANK", 0)):
         return      # the first process speaks for all
@@ -92,14 +94,30 @@ def _read(name: str, value: str, parameter: inspect.Parameter) -> Any:
 
 
 def _load(run: Path, device: str) -> tuple[Any, dict[str, Any]]:
+    """The run that `cutaway learn`, `cutaway convert` or `cw.learn` left in a folder, and the model and data that it names."""
     from ..train import load
-    arguments = folder.read(run)["arguments"]
+    from ..train.run import said
+    if (run / "config.json").exists() or not (run / "learning.json").exists():
+        arguments = folder.read(run)["arguments"]
+        if "model" not in arguments or "data" not in arguments:
+            raise ValueError(f"{run} holds no dictionaries that were learned; give the folder that `cutaway learn` wrote.")
+    else:
+        arguments = said(run)
     net = inputs.network(arguments["model"], device, arguments.get("pickle", False))
     return load(run, net), arguments
 
 
+def only(loaded: Any, site: str) -> Any:
+    """A run with the one dictionary that is asked for, or its only one; a layer of a cross-layer transcoder counts as one."""
+    from ..dictionaries.apart import apart
+    found = apart(loaded.dictionaries)
+    if not site and len(found) > 1:
+        raise ValueError(f"this run has dictionaries at {', '.join(found)}; choose one with --site.")
+    return loaded.only(site or next(iter(found)))
+
+
 def evaluate(run: Annotated[Path, tyro.conf.Positional], /, data: str = "", tokens: str = "50k", device: str = "cpu",
-             profile: bool = False, also: tuple[Path, ...] = ()) -> None:
+             profile: bool = False, also: tuple[Path, ...] = (), site: str = "", metrics: tuple[str, ...] = ()) -> None:
     """Evaluate the dictionaries of a run: FVU, L0, dead and dense latents, loss recovered, KL; or their whole profile.
 
     Args:
@@ -110,6 +128,8 @@ def evaluate(run: Annotated[Path, tyro.conf.Positional], /, data: str = "", toke
         device: Where the network runs.
         profile: Every metric, each figure with its floor and ceiling from the same run; a few minutes.
         also: Runs of the same recipe from other seeds, for the profile's stability.
+        site: Only this dictionary, where the run has several; in a profile each layer of a cross-layer transcoder is one.
+        metrics: Only these of the profile, such as reconstruction probing; left out, all.
     """
     from rich.console import Console
 
@@ -117,46 +137,57 @@ def evaluate(run: Annotated[Path, tyro.conf.Positional], /, data: str = "", toke
     from ..report import terminal
     loaded, arguments = _load(run, device)
     if profile:
-        _profile(run, loaded, arguments, data, tokens, also)
+        _profile(run, loaded, arguments, data, tokens, also, site, metrics)
         return
-    if also:
-        raise ValueError("--also names runs for the profile's stability; give --profile too.")
+    if also or metrics:
+        raise ValueError("--also and --metrics say what is in the profile; give --profile too.")
     chosen = data or ("stdlib:test" if arguments["data"] == "stdlib" else arguments["data"])
     source, console, found = inputs.first(inputs.data(chosen, loaded.net), tokens), Console(highlight=False), {}
-    for key, dictionary in loaded.dictionaries.items():
+    if site and site not in loaded.dictionaries:
+        raise ValueError(f"this run has no dictionary at {site}; it has {', '.join(loaded.dictionaries)}.")
+    for key, dictionary in loaded.dictionaries.items() if not site else [(site, loaded.dictionaries[site])]:
         figures = measure_dictionary(loaded.net, dictionary, source, None, progress=True)
         console.print(terminal.figures(list(figures.values()), f"{key}, {dictionary.width:,} latents, {source.name}"))
         found[key] = {name: figure.json() for name, figure in figures.items()}
     print(f"Kept in {folder.figures(run, found)}")
 
 
-def _profile(run: Path, loaded: Any, arguments: dict[str, Any], data: str, tokens: str, also: tuple[Path, ...]) -> None:
-    """Print the profile of each dictionary of a run, and keep them as profile.json in its folder."""
+def _profile(run: Path, loaded: Any, arguments: dict[str, Any], data: str, tokens: str, also: tuple[Path, ...],
+             site: str, metrics: tuple[str, ...]) -> None:
+    """Print the profile of each dictionary of a run, or of some, and keep them as profile.json in its folder."""
     from rich.console import Console
 
     from ..counts import count_of
+    from ..dictionaries.apart import apart, chosen
     from ..dictionaries.quality import profile
     from ..files import write_json
     from ..report import profile as drawn
+    from ..store.making import store_of
+    from ..store.profiles import keep
     from ..train import load
-    net, console, found = loaded.net, Console(highlight=False), {}
-    others = [load(folder, net) for folder in also]
-    chosen = data or ("stdlib:test" if arguments["data"] == "stdlib" else arguments["data"])
-    source, trained_on = inputs.data(chosen, net), inputs.data(arguments["data"], net)
-    for key, dictionary in loaded.dictionaries.items():
-        lacking = next((folder for folder, other in zip(also, others, strict=True) if key not in other.dictionaries), None)
+    net, console = loaded.net, Console(highlight=False)
+    kept = run / "profile.json"
+    found = json.loads(kept.read_text(encoding="utf-8")) if site and kept.exists() else {}
+    others = [apart(load(folder, net).dictionaries) for folder in also]
+    text = data or ("stdlib:test" if arguments["data"] == "stdlib" else arguments["data"])
+    source, trained_on = inputs.data(text, net), inputs.data(arguments["data"], net)
+    for key, dictionary in (chosen(loaded.dictionaries, site) if site else apart(loaded.dictionaries)).items():
+        lacking = next((folder for folder, other in zip(also, others, strict=True) if key not in other), None)
         if lacking is not None:
             raise ValueError(f"{lacking} has no dictionary {key}, so it cannot be compared with {run}.")
         n = source.n_tokens if tokens == "all" else count_of(tokens)
-        made = profile(dictionary, net, source, trained_on=trained_on, tokens=n, progress=True,
-                       others=[other.dictionaries[key] for other in others])
+        made = profile(dictionary, net, source, trained_on=trained_on, tokens=n, progress=True, metrics=metrics or None,
+                       others=[other[key] for other in others])
         console.print(*drawn.tables(made), sep="\n")
         failed = drawn.failures(made)
         if failed:
             print("A dictionary that nobody trained does as well or better on: " + ", ".join(failed) + ".")
         found[key] = made.json()
-        write_json(run / "profile.json", found)
-    print(f"Kept in {run / 'profile.json'}")
+        write_json(kept, found)
+        with store_of(run, key, dictionary) as store:
+            if store is not None:
+                keep(store, found[key])
+            print(f"Kept in {kept}{', and in its store' if store is not None else ''}")
 
 
 def features(run: Annotated[Path, tyro.conf.Positional], ids: Annotated[tuple[int, ...], tyro.conf.Positional] = (), /,
@@ -178,11 +209,10 @@ def features(run: Annotated[Path, tyro.conf.Positional], ids: Annotated[tuple[in
     from ..demo import described
     from ..dictionaries import watch
     from ..report import terminal
+    if n < 1:
+        raise ValueError(f"at least one context is shown; found --n {n}.")
     loaded, arguments = _load(run, device)
-    if site:
-        if site not in loaded.dictionaries:
-            raise ValueError(f"this run has no dictionary at {site}; it has {', '.join(loaded.dictionaries)}.")
-        loaded = replace(loaded, dictionaries={site: loaded.dictionaries[site]})
+    loaded = only(loaded, site)
     source = inputs.first(inputs.data(data or arguments["data"], loaded.net), tokens)
     found, console = watch(loaded.net, loaded.dictionary, source, None, progress=True), Console(highlight=False)
     if text:
@@ -191,5 +221,9 @@ def features(run: Annotated[Path, tyro.conf.Positional], ids: Annotated[tuple[in
             said = "  ".join(f"{latent}:{value:.2f}" for latent, value in active)
             console.print(f"{loaded.net.tokenizer.decode([int(token)])!r:>16}  {said}", markup=False)
         return
-    for feature in [found[i] for i in ids] or found.interesting(n):
+    shown = [found[i] for i in ids] or found.interesting(n)
+    for feature in shown:
         console.print(terminal.feature(described(feature), console.width, contexts=n))
+    if not shown:
+        print(f"No feature fires at least 20 times and at no more than 2% of these {found.n_tokens:,} tokens; name some by "
+              "their numbers, or look in more --tokens.")

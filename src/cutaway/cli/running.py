@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import chdir, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -54,22 +55,48 @@ def rerun(run: Annotated[Path, tyro.conf.Positional], /, out: Path | None = None
         run: The folder of an earlier run.
         out: Where to write this time; left out, the folder's own name with -again.
     """
-    from . import attributing, benching, checking, circuits, editing, explaining, harvesting, learning, parts, storing
+    from . import (
+        analysing,
+        attributing,
+        benching,
+        checking,
+        circuits,
+        converting,
+        editing,
+        explaining,
+        harvesting,
+        learning,
+        parts,
+        storing,
+    )
     commands: dict[str, Callable[..., None]] = {
         "demo": demo, "learn": learning.learn, "harvest": harvesting.harvest, "score": parts.score, "edit": editing.edit,
         "explain": explaining.explain, "attribute": attributing.attribute, "store": storing.store, "bench": benching.bench,
-        "circuit": circuits.circuit, "faithfulness": checking.faithfulness}
+        "circuit": circuits.circuit, "faithfulness": checking.faithfulness, "analyse": analysing.analyse,
+        "convert": converting.convert}
     config = folder.read(run)
     if config["command"] not in commands:
         raise ValueError(f"{run} is the folder of {config['command']!r}, which cannot be run again from it.")
     command, arguments = commands[config["command"]], dict(config["arguments"])
-    arguments["out"] = out or run.with_name(f"{run.name}-again")
-    if arguments["out"] == run:
+    run = run if run.name else run.resolve()     # the folder in which one stands
+    out = out or run.with_name(f"{run.name}-again")
+    if out.resolve() == run.resolve():
         raise ValueError(f"{run} would be written over; give another folder.")
-    positional = [p.name for p in inspect.signature(command).parameters.values() if p.kind is p.POSITIONAL_ONLY]
-    given = [arguments.pop(name) for name in positional]
-    run_value = arguments.get("run")
-    if run_value is not None:
-        arguments["run"] = Path(run_value)
-    arguments = {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
-    command(*given, **arguments)
+    began = Path(config.get("folder") or ".")     # where relative names of models, data and runs begin
+    arguments["dst" if "dst" in arguments else "out"] = out if began == Path.cwd() else out.absolute()
+    known = inspect.signature(command).parameters
+    strange = [name for name in arguments if name not in known]
+    if strange:
+        raise ValueError(f"{run} was written by another version of Cutaway: {config['command']} has no option {strange[0]!r} "
+                         "now; type the command anew.")
+    given = {name: _given(value, str(known[name].annotation)) for name, value in arguments.items()}
+    positional = [given.pop(name) for name, p in known.items() if p.kind is p.POSITIONAL_ONLY and name in given]
+    with chdir(began) if began.is_dir() else nullcontext():
+        command(*positional, **given)
+
+
+def _given(value: Any, annotation: str) -> Any:
+    """A value from a configuration as its command takes it."""
+    if isinstance(value, list):
+        return tuple(_given(part, annotation) for part in value)
+    return Path(value) if isinstance(value, str) and "Path" in annotation else value

@@ -23,7 +23,8 @@ def store(run: Annotated[Path, tyro.conf.Positional], /, tokens: str = "2M", sit
     Args:
         run: The folder that `cutaway learn` wrote.
         tokens: In how many tokens to look, such as 500k or 2M, or all.
-        site: Which dictionary, where the run has several; left out, all of them, one after the other.
+        site: Which dictionary, where the run has several; left out, all of them, one after the other. A cross-layer transcoder
+            has one for each of its layers.
         data: Where to look: text, or the folder of a harvest of the dictionary's site, with which the network is not run;
             left out, what the run learned from.
         out: Folder of the store, for one dictionary; left out, store/SITE in the run's folder.
@@ -31,23 +32,25 @@ def store(run: Annotated[Path, tyro.conf.Positional], /, tokens: str = "2M", sit
         seed: Of the contexts that are drawn at random.
         device: Where the network runs.
     """
+    from ..dictionaries.apart import apart, chosen
+    from ..store import profiles, stores
     from ..store import store as build
-    from ..store import stores
     from ..store.names import take_in
     if verify:
         _verify([out] if out else list(stores(run).values()), run)
         return
     loaded, arguments = _load(run, device)
-    keys = [site] if site else list(loaded.dictionaries)
+    keys = list(chosen(loaded.dictionaries, site) if site else apart(loaded.dictionaries))
     if out is not None and len(keys) > 1:
         raise ValueError(f"--out is the folder of one store, and this run has dictionaries at {', '.join(keys)}; give --site.")
-    chosen = data or arguments["data"]
-    source = inputs.data(chosen, loaded.net)
+    text = data or arguments["data"]
+    source = inputs.data(text, loaded.net)
     for key in keys:
         with build(loaded, source, tokens=None if tokens == "all" else tokens, key=key, out=out, seed=seed) as made:
-            folder.begin(made.folder, "store", {"run": run, "tokens": tokens, "site": key, "data": chosen, "seed": seed,
+            folder.begin(made.folder, "store", {"run": run, "tokens": tokens, "site": key, "data": text, "seed": seed,
                                                 "device": device})
             print(described(made))
+            profiles.take_in(made, run)
             if named := take_in(made, run / "names" / f"{key.replace('/', '+')}.json"):
                 print(f"{named} names that `cutaway explain` found before are in it.")
 

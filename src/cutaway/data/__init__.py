@@ -6,10 +6,10 @@
 from .batch import Batch
 from .corpora import corpus, text
 from .pictures import ImageData, images
-from .rows import Data
+from .rows import Data, as_data
 from .sinks import below, norm_limit
 from .tensors import ArrayData, arrays
 from .tokens import TokenData
 
-__all__ = ["ArrayData", "Batch", "Data", "ImageData", "TokenData", "arrays", "below", "corpus", "images",
+__all__ = ["ArrayData", "Batch", "Data", "ImageData", "TokenData", "arrays", "as_data", "below", "corpus", "images",
            "norm_limit", "text"]

@@ -178,6 +178,8 @@ def _as_bytes(x: np.ndarray) -> np.ndarray:
 # --- how they become inputs -------------------------------------------------------------------------------------------
 
 def _preparation(net: Network, size: int | tuple[int, int] | None) -> Preparation:
+    if net.kind in ("causal", "masked", "encoder", "sentence"):
+        raise ValueError(f"{net.name} reads text, not images.")
     channels = _channels(net)
     if channels not in MODES:
         raise ValueError(f"{net.name} takes images of {channels} channels; give them prepared, with cw.arrays.")

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..counts import count_of
 from .batch import Batch, Inputs
 
 
@@ -30,7 +31,7 @@ class Data(Protocol):
                 seed: int | None = None) -> Iterator[Batch]: ...
     def rows(self, index: Any) -> Batch: ...
     def split(self, share: float = 0.1, seed: int = 0) -> tuple[Data, Data]: ...
-    def take(self, tokens: int) -> Data: ...
+    def take(self, tokens: int | float | str) -> Data: ...
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -117,11 +118,22 @@ class Rows:
         return (replace(self, name=f"{self.name} (training)", index=self.index[~chosen]),
                 replace(self, name=f"{self.name} (validation)", index=self.index[chosen]))
 
-    def take(self, tokens: int) -> Self:
-        """The first `tokens` tokens in whole rows, the last one counted as whole; all rows where there are fewer."""
-        if tokens < 1:
+    def take(self, tokens: int | float | str) -> Self:
+        """The first `tokens` tokens, such as 10_000 or "10k", in whole rows, the last one counted as whole; all rows where
+        there are fewer.
+        """
+        n = count_of(tokens)
+        if n < 1:
             raise ValueError(f"at least 1 token must be taken from {self.name}; found {tokens}.")
-        return replace(self, index=self.index[: -(-int(tokens) // self.row_tokens)])
+        return replace(self, index=self.index[: -(-n // self.row_tokens)])
+
+
+def as_data(data: Any) -> Any:
+    """Data that can be read by rows, as it is; anything else is refused with words."""
+    if not hasattr(data, "batches"):
+        raise ValueError(f"data is what cw.text, cw.stdlib, cw.corpus, cw.images or cw.arrays gives; found a "
+                         f"{type(data).__name__}.")
+    return data
 
 
 def row_numbers(n: int, name: str) -> np.ndarray:

@@ -51,6 +51,8 @@ def from_texts(texts: Iterable[str], name: str) -> Source:
                          f"found a {type(texts).__name__}.")
     state = hashlib.sha256()
     for text in texts:
+        if not isinstance(text, str):
+            raise ValueError(f"{name} holds a {type(text).__name__} among its texts; give strings.")
         state.update(f"{len(text)}\n{text}".encode("utf-8", "surrogatepass"))
     return Source(name, state.hexdigest(), lambda: numbered(map(document, texts)))
 

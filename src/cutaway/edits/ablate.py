@@ -11,15 +11,16 @@ import torch
 from torch import Tensor
 
 from ..catalogue import method
+from ..data import as_data
 from ..network import At, Edit, Network, Site, View, zero
 from ..observe import activations
 
 
-def _gate(site: Site, units: Iterable[int] | None) -> tuple[Any, str]:
+def _gate(site: Site, units: int | Iterable[int] | None) -> tuple[Any, str]:
     """A gate that is closed for some units, or for the whole site."""
     if units is None:
         return 0.0, ""
-    chosen = list(units)
+    chosen = [units] if isinstance(units, int) else list(units)
     if site.n is None:
         raise ValueError(f"{site} has no known number of units; ablate it as a whole.")
     wrong = [unit for unit in chosen if not 0 <= unit < site.n]
@@ -31,7 +32,7 @@ def _gate(site: Site, units: Iterable[int] | None) -> tuple[Any, str]:
 
 
 @method("zero-ablate", family="edit", title="Zero ablation")
-def zero_ablate(net: Network, site: str | Site, units: Iterable[int] | None = None) -> Edit:
+def zero_ablate(net: Network, site: str | Site, units: int | Iterable[int] | None = None) -> Edit:
     """Put zero in the place of some units of a site, or of all of it."""
     place = net.site(site)
     gate, over = _gate(place, units)
@@ -49,7 +50,7 @@ class MeanOf:
 
 
 @method("mean-ablate", family="edit", title="Mean ablation")
-def mean_ablate(net: Network, site: str | Site, data: Any, units: Iterable[int] | None = None,
+def mean_ablate(net: Network, site: str | Site, data: Any, units: int | Iterable[int] | None = None,
                 tokens: int = 20_000) -> Edit:
     """Put the mean over data in the place of some units of a site, or of all of it.
 
@@ -60,7 +61,7 @@ def mean_ablate(net: Network, site: str | Site, data: Any, units: Iterable[int] 
     total: Tensor | float = 0.0
     n = 0
     at, cut = At(), cast("View", place.cut)
-    for seen in activations(net, data.take(tokens), [place]):
+    for seen in activations(net, as_data(data).take(tokens), [place]):
         x = seen.tensors[place.name]
         keep = seen.batch.keep
         z, _ = place.cut.split(x, at)
@@ -76,7 +77,7 @@ def mean_ablate(net: Network, site: str | Site, data: Any, units: Iterable[int] 
 
 
 @method("resample-ablate", family="edit", title="Resample ablation (activation patching)", paper="arXiv 2202.05262")
-def resample_ablate(net: Network, site: str | Site, other: Any, units: Iterable[int] | None = None) -> Edit:
+def resample_ablate(net: Network, site: str | Site, other: Any, units: int | Iterable[int] | None = None) -> Edit:
     """Put the values from another batch of the same shape in the place of some units of a site, or of all of it."""
     place = net.site(site)
     gate, over = _gate(place, units)

@@ -20,9 +20,10 @@ def clamp(feature: Any, value: float = 0.0) -> Edit:
     d is its decoder row.
     """
     dictionary, index = feature.dictionary, feature.index
-    if getattr(dictionary, "target", ""):
-        raise ValueError(f"a transcoder's latents are read at {dictionary.site} and written at {dictionary.target}, so they "
-                         "cannot be held at a value at one site; steer along what they write.")
+    if dictionary.reads != dictionary.writes or len(dictionary.writes) > 1:
+        reads, writes = ", ".join(dictionary.reads), ", ".join(dictionary.writes)
+        raise ValueError(f"these latents are read at {reads} and written at {writes}, so they cannot be held at a value at one "
+                         "site; steer along what they write.")
 
     def ref(x: Tensor, at: At) -> Tensor:
         codes = dictionary.encode(x.to(dictionary.W_dec.dtype))

@@ -35,7 +35,8 @@ def steer(direction: Any, strength: float, site: str | Site | None = None) -> Ed
         if x.shape[-1] != len(unit):
             raise ValueError(f"the direction has {len(unit)} entries, but {site} has {x.shape[-1]}.")
         moved = x + strength * unit.to(x)
-        return moved if dictionary is None else torch.where(dictionary.keeps(x, at.tokens)[..., None], moved, x)
+        return moved if dictionary is None else torch.where(
+            dictionary.keeps_written(x, at.tokens)[..., None], moved, x)
     return Edit(site, ref)
 
 

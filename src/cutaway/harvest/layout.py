@@ -15,8 +15,6 @@ whole and synced to the disk, and the manifest is replaced in one step, so that 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -27,8 +25,8 @@ from ..files import write_json
 
 FORMAT = 1
 KIND = "cutaway harvest"
-MANIFEST, CALIBRATION, STATISTICS, TOKENS, SHARDS, LOCK = (
-    "manifest.json", "calibration.safetensors", "statistics.safetensors", "tokens.bin", "shards", ".lock")
+MANIFEST, CALIBRATION, STATISTICS, TOKENS, SHARDS = (
+    "manifest.json", "calibration.safetensors", "statistics.safetensors", "tokens.bin", "shards")
 TOKEN = np.dtype([("id", "<i4"), ("row", "<u4"), ("position", "<u4"), ("hidden", "?")])
 BLOCK = 2**18      # bytes hashed at a time, so few that they are still in the processor's cache
 
@@ -177,21 +175,3 @@ def verify(path: Path, file: File, remedy: str) -> None:
     check(path, file, remedy)
     if described(path) != file:
         raise ValueError(f"{path} no longer holds what was written (its checksum differs); {remedy}.")
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock; another writer of the same folder is refused. A killed process holds it no longer."""
-    try:
-        import fcntl
-    except ImportError:     # Windows has none; there, two writers are up to the user.
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BlockingIOError(error.errno, f"another process is writing the harvest in {folder}; wait until it ends, "
-                                  "or give another folder") from error
-        yield

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from ..counts import count_of
 from ..data import below, norm_limit
-from ..files import sweep, write_safetensors
+from ..files import locked, sweep, write_safetensors
 from ..network import Network, Site
 from ..network.fingerprint import fingerprint
 from ..observe import activations
@@ -34,7 +34,6 @@ from .layout import (
     Shard,
     described,
     is_whole,
-    locked,
     read_manifest,
     shard_folder,
 )
@@ -80,7 +79,7 @@ def harvest(net: Network, data: Any, sites: str | Site | Iterable[str | Site], o
     plan = None if (folder / MANIFEST).exists() else _planned(net, data, asked)
     if plan is not None:
         _refuse_a_small_disk(folder, plan[0], progress)
-    with locked(folder):
+    with locked(folder, "writing the harvest"):
         manifest = _begun(folder, *plan) if plan and not (folder / MANIFEST).exists() else _known(folder, asked, progress)
         try:
             _finished(net, data, manifest, folder, progress)
@@ -96,6 +95,9 @@ def _places(net: Network, sites: str | Site | Iterable[str | Site]) -> dict[str,
     for site in found.values():
         if site.is_weight or site.io == "pattern":
             raise ValueError(f"{site.name} holds {site.io}, not activations, so there is nothing to harvest there.")
+        if site.holds_maps:
+            raise ValueError(f"{site.name} holds maps [b, channels, h, w], and a harvest is of vectors [b, d] or [b, t, d]; "
+                             "choose a site behind the convolutions.")
     if not found:
         raise ValueError("no sites were given; give at least one, such as 'blocks.3' or 'blocks.*'.")
     return {site.name: {"path": site.path, "io": site.io} for site in found.values()}

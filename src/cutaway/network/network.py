@@ -44,6 +44,7 @@ class Network:
         if self.kind == "sentence":
             width = getattr(self.config, "hidden_size", None)
             self.named["embedding"] = Site("embedding", "", "out", View("b u -> b u", width), "sentence_embedding")
+        self.parts: tuple[Network, ...] = ()     # where several networks are side by side, each of them
         self._touches = Touches(self.base)
 
     # --- what is inside -----------------------------------------------------------------------------------------------
@@ -123,7 +124,7 @@ class Network:
     def forward(self, batch: Any) -> Any:
         """One pass over a batch, a dict of inputs, token ids [b, t], pixel values or a plain tensor."""
         inputs = getattr(batch, "inputs", batch)
-        if isinstance(inputs, str) or (isinstance(inputs, list) and isinstance(inputs[0], str)):
+        if isinstance(inputs, str) or (isinstance(inputs, list) and (not inputs or isinstance(inputs[0], str))):
             inputs = self.tokens(inputs)
         if isinstance(inputs, Tensor):
             main = getattr(self.base, "main_input_name", None)
@@ -151,13 +152,25 @@ class Network:
         raise ValueError(f"{self.name} returns {type(output).__name__}, in which there are no logits.")
 
     def tokens(self, text: str | list[str]) -> dict[str, Tensor]:
-        """Text as the network's inputs, padded on the left for networks that generate and on the right for others."""
+        """Text as the network's inputs, padded on the left for networks that generate and on the right for others.
+
+        Raises ValueError for a text that is longer than the network reads.
+        """
         if self.tokenizer is None:
             raise ValueError(f"{self.name} was opened without a tokenizer, so it cannot read text; give token ids.")
-        batch = [text] if isinstance(text, str) else list(text)
+        batch = list(text) if isinstance(text, list | tuple) else [text]
+        if not batch or not all(isinstance(one, str) for one in batch):
+            raise ValueError(f"a text is a string, or a list of at least one; found {str(text)[:60]!r}.")
         side = "left" if self.kind == "causal" else "right"
+        most = self.context
         encoded = self.tokenizer(batch, return_tensors="pt", padding=len(batch) > 1, padding_side=side,
-                                 truncation=self.context is not None, max_length=self.context)
+                                 truncation=most is not None, max_length=None if most is None else most + 1)
+        if most is not None and encoded["input_ids"].shape[1] > most:
+            raise ValueError(f"{self.name} reads at most {most} tokens; this text has more.")
+        known = getattr(self.config, "vocab_size", None)
+        if known is not None and encoded["input_ids"].numel() and int(encoded["input_ids"].max()) >= known:
+            raise ValueError(f"{self.name} knows {known} tokens, and its tokenizer gives the token "
+                             f"{int(encoded['input_ids'].max())}; it belongs to another network.")
         left_out = {"token_type_ids"} if self.kind == "causal" else set()
         return {key: value.to(self.device) for key, value in encoded.items() if key not in left_out}
 
@@ -169,11 +182,18 @@ class Network:
         """
         if self.kind != "causal":
             raise ValueError(f"{self.name} is of kind {self.kind!r}; only causal language models generate text.")
+        if temperature < 0 or max_new_tokens < 1:
+            raise ValueError("text is continued by one token or more, at a temperature of 0 or above; found max_new_tokens="
+                             f"{max_new_tokens} and temperature={temperature}.")
         if isinstance(prompt, Tensor):
             ids = prompt.to(self.device)
             inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         else:
             inputs = self.tokens(prompt)
+        n = inputs["input_ids"].shape[1]
+        if self.context is not None and n + max_new_tokens > self.context:
+            raise ValueError(f"{self.name} reads at most {self.context} tokens; this prompt has {n}, and {max_new_tokens} are "
+                             "to follow.")
         sampling = {"temperature": temperature, "top_k": 0} if temperature > 0 else {}
         pad = getattr(self.tokenizer, "pad_token_id", None) if self.tokenizer is not None else 0
         with torch.random.fork_rng(devices=[]), torch.no_grad():

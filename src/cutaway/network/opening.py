@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -27,8 +28,12 @@ def open(model: nn.Module | str | Path, tokenizer: Any = None, *, device: str = 
     dtype: "float32", "bfloat16" or "float16"; left out, the type of the saved weights (float32 for float16 on a CPU).
     pickle: also read weights that are saved as a pickle, with `weights_only`; safetensors alone are read otherwise.
     """
+    _check_device(device)
     if isinstance(model, nn.Module):
         return Network(model.to(device), tokenizer or getattr(model, "tokenizer", None))
+    if not isinstance(model, str | Path):
+        raise ValueError(f"a network is a torch.nn.Module, a folder, a hub id or {' or '.join(map(repr, BUNDLED))}; found a "
+                         f"{type(model).__name__}.")
     name, path = str(model), BUNDLED.get(str(model), Path(model))
     if not path.exists() and (path.is_absolute() or name.startswith(".") or name.count("/") > 1):
         raise FileNotFoundError(f"there is no folder {path}; give a folder with a config.json, a hub id or "
@@ -49,6 +54,16 @@ def open(model: nn.Module | str | Path, tokenizer: Any = None, *, device: str = 
     return Network(module.to(device), tokenizer, processor, name=name)
 
 
+def _check_device(device: str | torch.device) -> None:
+    """Refuse a device that this machine or this PyTorch does not have."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        known, why = "cpu or cuda" if torch.cuda.is_available() else "cpu", _first_line(error)
+        said = "" if why.startswith("Expected one of") else f" ({why.rstrip('.')})"     # no list of all that there could be
+        raise ValueError(f"there is no device {str(device)!r} here{said}; give {known}.") from error
+
+
 def _transformers_model(source: str, options: dict[str, Any]) -> nn.Module:
     import transformers
     config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
@@ -67,8 +82,9 @@ def _explained(build: Callable[[str, dict[str, Any]], nn.Module], source: str, o
     try:
         return build(source, options)
     except OSError as error:
-        raise FileNotFoundError(f"{source!r} could not be opened as a local folder or from the hub: "
-                                f"{_first_line(error)}") from error
+        near = get_close_matches(source, BUNDLED, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f": {_first_line(error)}"
+        raise FileNotFoundError(f"{source!r} could not be opened as a local folder or from the hub{hint}") from error
     except UnpicklingError as error:
         raise ValueError(f"{source!r} holds a pickle with more in it than weights, and that is never run.") from error
     except (ValueError, KeyError, RuntimeError, SafetensorError) as error:

@@ -23,6 +23,8 @@ from .site import Site, View
 STABILISER = 1e-6  # added to inputs of activations, away from zero, before they divide
 # Modules among torch's and transformers' activations that do not act on each entry alone.
 NOT_ELEMENTWISE = {"MultiheadAttention", "Softmax", "Softmax2d", "LogSoftmax", "Softmin", "GLU"}
+# Ends of the names of parameters that are added to what a network is given; batch norms' biases are counted by themselves.
+ADDED = ("bias", "cls_token", "class_embedding", "position_embeddings", "position_embedding.weight")
 GATED = ("gate_proj", "gate_up_proj")  # in an MLP whose neurons are an activation times another map
 
 
@@ -53,7 +55,7 @@ def rms_norm(y: Tensor, at: At, norm: Any) -> Tensor:
 def identity(y: Tensor, at: At) -> Tensor:
     """Identity rule: an activation y = f(x) hands on all of its relevance, as the product of x and a constant f(x) / x."""
     x = _input(at)
-    return through(y, x * (y / (x + torch.where(x < 0, -STABILISER, STABILISER))).detach())
+    return through(y, x * (y / (x + torch.where(x < 0, -STABILISER, STABILISER).to(x))).detach())
 
 
 def half(x: Tensor, at: At) -> Tensor:
@@ -148,6 +150,46 @@ def relevance(net: Network, rules: Sequence[str] = CP_LRP) -> Iterator[Network]:
         yield net
 
 
+@contextmanager
+def constants(net: Network) -> Iterator[Callable[[Tensor], float]]:
+    """Inside the block, the relevance of all constants can be asked of an output: biases, and what is added like them."""
+    norms = {path: module for path, module in net.module.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)}
+    biases = [p for name, p in net.module.named_parameters()
+              if name.endswith(ADDED) and name.rpartition(".")[0] not in norms and p.is_floating_point()]
+    frozen = [p for p in biases if not p.requires_grad]
+    seen: dict[str, Tensor] = {}
+
+    def keeper(path: str) -> Touch:
+        def keep(y: Tensor, at: At) -> Tensor:
+            seen[path] = y
+            return y.clone()  # what comes after it may act in place
+        return keep
+
+    def of(output: Tensor) -> float:
+        held = [*biases, *seen.values()]
+        if not held:
+            return 0.0
+        found = torch.autograd.grad(output.sum(), held, retain_graph=True, allow_unused=True, materialize_grads=True)
+        own = [bias.detach() for bias in biases]
+        own += [_added(norms[path]).view(1, -1, *[1] * (y.ndim - 2)) for path, y in seen.items()]
+        return sum(float((value * grad).double().sum()) for value, grad in zip(own, found, strict=True))
+
+    try:
+        for p in frozen:  # a flag for autograd alone, taken back below
+            p.requires_grad_(True)
+        with net.watched({_output(path): keeper(path) for path in norms}):
+            yield of
+    finally:
+        for p in frozen:
+            p.requires_grad_(False)
+
+
+def _added(norm: Any) -> Tensor:
+    """What a batch norm adds to each channel of its scaled input."""
+    scale = torch.rsqrt(norm.running_var + norm.eps) * (1 if norm.weight is None else norm.weight.detach())
+    return (0 if norm.bias is None else norm.bias.detach()) - norm.running_mean * scale
+
+
 @dataclass(frozen=True)
 class Relevance:
     """Where the relevance of an output lies.
@@ -181,12 +223,11 @@ def relevance_at(net: Network, inputs: Any, target: Callable[[Tensor], Tensor], 
         leaves.append(x.detach().requires_grad_())  # cut off from what is before it, whose biases are no part of this
         return leaves[-1]
 
-    biases = [p for name, p in net.module.named_parameters() if name.endswith("bias") and p.requires_grad]
-    with torch.enable_grad(), relevance(net, rules), net.watched({place: opened}):
+    with torch.enable_grad(), relevance(net, rules), constants(net) as held, net.watched({place: opened}):
         output = target(net.logits(inputs))
-    if not leaves or not output.requires_grad:
-        raise ValueError(f"the network's pass did not reach {place}." if not leaves else
-                         "what is to be explained has no gradient; give a differentiable target of the logits.")
-    found = torch.autograd.grad(output.sum(), [leaves[-1], *biases], allow_unused=True, materialize_grads=True)
-    total = sum(float((bias.detach() * grad).double().sum()) for bias, grad in zip(biases, found[1:], strict=True))
-    return Relevance(leaves[-1].detach() * found[0], output.detach(), total)
+        if not leaves or not output.requires_grad:
+            raise ValueError(f"the network's pass did not reach {place}." if not leaves else
+                             "what is to be explained has no gradient; give a differentiable target of the logits.")
+        biases = held(output)
+    found = torch.autograd.grad(output.sum(), leaves[-1], allow_unused=True, materialize_grads=True)[0]
+    return Relevance(leaves[-1].detach() * found, output.detach(), biases)

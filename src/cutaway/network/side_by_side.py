@@ -42,4 +42,5 @@ def side_by_side(*nets: Network) -> Network:
     made = Network(module, nets[0].tokenizer, nets[0].processor, " | ".join(net.name for net in nets))
     made.named = {f"{i}.{name}": replace(site, name=f"{i}.{name}", path=f"networks.{i}.{site.path}".rstrip("."))
                   for i, net in enumerate(nets) for name, site in net.named.items()}
+    made.parts = nets
     return made

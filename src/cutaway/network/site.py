@@ -142,6 +142,11 @@ class Site:
         return self.io not in ("in", "out", "pattern")
 
     @property
+    def holds_maps(self) -> bool:
+        """Whether its units are the channels of maps [b, u, h, w], and not the entries of vectors along the last axis."""
+        return isinstance(self.cut, View) and "h w" in self.cut.pattern
+
+    @property
     def block(self) -> int | None:
         """The block's number, for sites inside a block."""
         parts = self.name.split(".")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from estimators import cnn, digits, parts, towards_the_next, vit
+from estimators import cnn, digits, parts, towards_the_next, trained, vit
 from scipy.stats import ttest_1samp
 from torch import Tensor
 
@@ -31,7 +31,7 @@ TOKENS, LENGTH = 16, 16                                     # of a row of pico a
 DRAWS = 4
 GONE = 0.5                                                  # the share of pixels that is removed before training anew
 RETRAINED = (0, 1, 2)                                       # the seeds of those trainings
-EPOCHS, RATE = 15, 3e-3                                     # of the digits' networks
+EPOCHS, RATE = 15, 3e-3                                     # of those that are trained anew
 
 # --- methods --------------------------------------------------------------------------------------------------------------
 
@@ -100,7 +100,7 @@ def labelled(data: Any) -> tuple[Tensor, Tensor]:
 
 
 def learned(build: Callable[[], torch.nn.Module], x: Tensor, y: Tensor, seed: int) -> cw.Network:
-    """A network of digits, trained from scratch."""
+    """A network of digits, trained anew, many times and so for a shorter time."""
     torch.manual_seed(seed)
     return fitted(cw.open(build()), x, y, EPOCHS, RATE, seed)
 
@@ -109,7 +109,7 @@ def of_digits(name: str, build: Callable[[], torch.nn.Module], n: int, methods: 
     train, _, test = digits()
 
     def at(seed: int) -> tuple[cw.Network, Any, float]:
-        net, whole = learned(build, *labelled(train), seed), labelled(test)
+        net, whole = trained(build, train, seed), labelled(test)
         return net, parts(test, n, len(SEEDS))[seed].rows(slice(None)).inputs, accuracy(net, *whole)
     return Case(f"{name}, digits, 8 x 8 pixels", at, n, methods, over="pixels", baselines=("mean", "zero"))
 
@@ -208,6 +208,30 @@ def cell(values: list[list[float]] | None, verdict: bool | None) -> str:
     return f"{mark}{ours.mean():.2f}{mark} ({theirs.mean():.2f}{half})"
 
 
+def glance(found: dict[str, Any]) -> str:
+    """All networks beside each other: deletion, and the rank correlation with the exact effect of single units."""
+    said = {name: verdicts(case) for name, case in found.items()}
+
+    def mean(name: str, way: str, measure: str, order: int = 0) -> float | None:
+        values = found[name]["found"].get(way, {}).get(measure)
+        return None if values is None else float(np.mean(np.array(values)[:, order]))
+
+    def two(name: str, way: str) -> str:
+        shown = []
+        for measure in ("deletion", "agreement"):
+            value, mark = mean(name, way, measure), "**" if said[name].get((way, measure)) else ""
+            shown.append("–" if value is None else f"{mark}{value:.2f}{mark}")
+        return " · ".join(shown) if shown != ["–", "–"] else ""
+    wins = {way: sum(bool(said[name].get((way, "deletion"))) for name in found)
+            for way in {way for case in found.values() for way in case["found"]}}
+    text = f"\n| | {' | '.join(name.split(',')[0] for name in found)} |\n|---|{'---|' * len(found)}\n"
+    for way in sorted(wins, key=lambda way: (-wins[way], way)):
+        text += f"| {way} | {' | '.join(two(name, way) for name in found)} |\n"
+    random = {name: np.mean([mean(name, way, "deletion", 1) for way in case["found"]
+                             if mean(name, way, "deletion", 1) is not None]) for name, case in found.items()}
+    return text + f"| *a random order* | {' | '.join(f'{random[name]:.2f} · 0' for name in found)} |\n"
+
+
 def lines(name: str, case: dict[str, Any]) -> str:
     """One network: methods down, measures across, in two tables."""
     said, found = verdicts(case), case["found"]
@@ -253,7 +277,9 @@ def table(found: dict[str, Any]) -> str:
             "and half of the 95% interval of the difference (Student's t over seeds; a seed is its own rows, and on the digits "
             "its own training). **Bold** is better than random and *italic* worse, with a false-discovery rate of 5% over the "
             "network's tables. Empty: not measured, or not defined. `size` is how far a unit is from its baseline, `edges` "
-            "Sobel's filter: neither asks the network.\n" + "".join(lines(name, case) for name, case in found.items()))
+            "Sobel's filter: neither asks the network.\n\n### At a glance\n\nDeletion (less is better) · rank correlation with "
+            "the exact effect of single units (more is better).\n" + glance(found)
+            + "".join(lines(name, case) for name, case in found.items()))
 
 
 def main() -> None:

@@ -56,6 +56,12 @@ def test_another_budget_takes_another_folder(tmp_path):
         bench(tmp_path, replace(TINY, samples=2048))
 
 
+def test_a_wrong_name_leaves_nothing_behind(tmp_path):
+    with pytest.raises(ValueError, match="topk"):
+        bench(tmp_path / "out", replace(TINY, methods=("tokp",)))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_method_that_cannot_be_trained_says_why(tmp_path, monkeypatch):
     def fails(*args):
         raise ValueError("it needs gradients.")

@@ -70,6 +70,8 @@ def test_families_divide_the_methods():
 
 
 def test_find_names_the_nearest():
+    with pytest.raises(ValueError, match="no family of methods called 'scores'.*score"):
+        methods("scores")
     assert find("topk").roster == "237" and find("k-sparse", "dictionary").roster == "244"
     with pytest.raises(ValueError, match="no method called 'top-k'; the nearest are .*topk"):
         find("top-k")

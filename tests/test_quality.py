@@ -199,6 +199,8 @@ def test_what_is_undefined_has_a_reason_and_is_no_number():
     found = mean_of([np.nan, np.nan, 1.0], "higher", "tasks")
     assert isinstance(found, Undefined) and "1 of 3 tasks" in found.reason
     assert mean_of([np.nan, 0.0, 1.0], "higher", "tasks").value == 0.5
+    few = description.description(a_dictionary(), a_bench(numbers(10, D), groups=1))
+    assert all(isinstance(figure, Undefined) and "too few rows" in figure.reason for figure in few.values())
 
 
 # --- probes -------------------------------------------------------------------------------------------------------------

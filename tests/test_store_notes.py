@@ -122,3 +122,13 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(OSError, match="cannot be read or written"):
         Notes(tmp_path / "notes.sqlite", 10).set_label(1, "a")
+
+
+def test_notes_in_a_folder_that_cannot_be_written_to_are_read(notes: Notes, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes.set_label(3, "kept")
+    monkeypatch.setattr(os, "access", lambda place, mode: False)
+    before = sorted(notes.path.parent.iterdir())
+    found = Notes(notes.path, 100)
+    assert found.labels() == {3: "kept"} and sorted(notes.path.parent.iterdir()) == before
+    with pytest.raises(OSError, match="cannot be read or written"):
+        found.set_label(3, "new")

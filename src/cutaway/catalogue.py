@@ -132,6 +132,8 @@ def _import_file(path: Path) -> None:
 
 def methods(family: str | None = None) -> dict[str, Method]:
     """All methods by id, or those of one family."""
+    if family is not None and family not in ROOMS:
+        raise ValueError(f"there is no family of methods called {family!r}; there are {', '.join(ROOMS)}.")
     for name, package in ROOMS.items():
         if family in (None, name):
             _import_all(package)

@@ -116,15 +116,17 @@ def bench(out: str | Path, plan: Plan = Plan()) -> list[dict[str, Any]]:  # noqa
     out = Path(out)
     budget = {name: value for name, value in asdict(plan).items() if name in ("samples", "batch", "rates")}
     budget["rates"] = list(plan.rates)
-    path = out / "budget.json"
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != budget:
-        raise ValueError(f"{out} holds trainings of another budget ({path.read_text(encoding='utf-8').split()}); take another "
-                         "folder, or the same samples, batch and rates.")
-    write_json(path, budget)
     ids = plan.methods or tuple(comparable())
     for id in ids:
         find(id, "dictionary")
     wanted = {name: scene(name, plan.samples, plan.frontier) for name in plan.scenes}
+    path = out / "budget.json"
+    kept_budget = json.loads(path.read_text(encoding="utf-8")) if path.exists() else budget
+    if kept_budget != budget:
+        said = ", ".join(f"{name} {kept_budget[name]}" for name in budget)
+        raise ValueError(f"{out} holds trainings of another budget ({said}); take another folder, or the same samples, batch "
+                         "and rates.")
+    write_json(path, budget)
     for seed in plan.seeds:
         for name, l0, id in _order(wanted, ids):
             _cell(out, id, wanted[name], name, l0, seed, plan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import time
@@ -86,7 +87,9 @@ class Database:
             file.close()    # what was not committed is undone
 
     def _opened(self) -> sqlite3.Connection:
-        file = sqlite3.connect(self.path, timeout=10, isolation_level=None)
+        # Where the folder cannot be written to, SQLite could not make its index, and nobody else changes the file either.
+        fixed = "" if os.access(self.path.parent, os.W_OK) else "?mode=ro&immutable=1"
+        file = sqlite3.connect(self.path.absolute().as_uri() + fixed, timeout=10, isolation_level=None, uri=True)
         file.row_factory = sqlite3.Row
         return file
 

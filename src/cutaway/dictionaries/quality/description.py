@@ -118,6 +118,10 @@ def description(dictionary: Dictionary, bench: Bench) -> Results:
     """Bits a token, and bits over those that principal components take at the same error."""
     if reason := elsewhere(dictionary):
         return dict.fromkeys(NAMES, Undefined(reason))
+    parts = set(bench.split(bench.seeds[0]).tolist())
+    if not {0, 1, 2} <= parts:
+        return dict.fromkeys(NAMES, Undefined(
+            "text to learn from, to choose by and to be written down are rows of their own, and there are too few rows"))
     if "description" not in bench.kept:
         rows = rows_of(bench)
         bench.kept["description"] = rows, by_components(bench, rows)

@@ -177,7 +177,7 @@ def test_training_on_activations_in_memory(activations, short):
     recipe = cw.TopK(64, 4, lr=0.01)
     _, made = topk.straight(recipe, activations, 0)
     found, start = (topk.fidelity(d, activations.validation) for d in (
-        made, topk.train(replace(recipe, lr=0.0), activations.train, 0).export(Facts())))
+        made, topk.train(replace(recipe, lr=1e-9), activations.train, 0).export(Facts())))
     assert found["fvu"] < 0.75 * start["fvu"] and found["l0"] <= 4 and found["dead"] < 0.5
     assert_close(topk.straight(recipe, activations, 0)[1].W_dec, made.W_dec, rtol=0, atol=0)
     assert not torch.equal(topk.straight(recipe, activations, 1)[1].W_dec, made.W_dec)
@@ -187,14 +187,14 @@ def test_training_on_activations_in_memory(activations, short):
 
 
 def test_an_untied_start(activations, short):
-    tied, apart = (topk.train(cw.TopK(64, 4, lr=0.0), activations.train, 0, begin).dictionary for begin in (None, topk.untied))
+    tied, apart = (topk.train(cw.TopK(64, 4, lr=1e-9), activations.train, 0, begin).dictionary for begin in (None, topk.untied))
     assert_close(tied.W_dec, apart.W_dec)
     assert torch.cosine_similarity(tied.W_enc, tied.W_dec).min() > 0.99
     assert torch.cosine_similarity(apart.W_enc, apart.W_dec).mean().abs() < 0.2 and apart.W_enc.abs().max() <= 0.25
 
 
 def test_l0_is_brought_to_what_is_wanted(activations, short, monkeypatch):
-    monkeypatch.setattr(topk, "BATCH", 32)
+    monkeypatch.setattr(topk, "BATCH", 16)      # steering needs some steps
     start = cw.ReLU(64, l1=0.3, lr=0.02, l0=8.0)
     recipe, made = topk.matched(start, activations, 0, 8.0)
     assert topk.fidelity(made, activations.validation)["l0"] == pytest.approx(8.0, rel=topk.CLOSE)

@@ -401,10 +401,14 @@ def interrupting(call: int, act: Callable[[], None]) -> Any:
 
 
 def test_ctrl_c_says_how_to_go_on(whole: Harvest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", interrupting(25, lambda: os.kill(os.getpid(), signal.SIGINT)))
-        with pytest.raises(KeyboardInterrupt, match=r"stopped after [1-9][\d,]* tokens; run the same command again"):
-            write(tmp_path)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)      # a shell's background processes ignore it
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", interrupting(25, lambda: os.kill(os.getpid(), signal.SIGINT)))
+            with pytest.raises(KeyboardInterrupt, match=r"stopped after [1-9][\d,]* tokens; run the same command again"):
+                write(tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not list(tmp_path.rglob("*.part"))
     with pytest.raises(ValueError, match=r"is not finished \([\d,]+ tokens so far\); run the same harvest again"):
         Harvest(tmp_path)

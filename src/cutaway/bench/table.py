@@ -145,12 +145,16 @@ def plot(found: Sequence[dict[str, Any]], path: Path) -> None:
     if not panels:
         panels = [(found[0]["scene"], "fvu")]
     figure = Figure(figsize=(5.2 * len(panels), 5.0), layout="constrained", dpi=120)
-    ids = sorted({row["method"] for row in found if any(row["scene"] == s and f in row for s, f in panels)})
+    # A frontier is of methods at several L0; of a comparison at one L0 alone, all are points.
+    several = {(s, m): sum(row["scene"] == s and row["method"] == m for row in found) for s, m in
+               {(row["scene"], row["method"]) for row in found}}
+    least = {s: min(2, max(n for (of, _), n in several.items() if of == s)) for s, _ in panels}
+    ids = sorted({m for (s, m), n in several.items() if s in least and n >= least[s]})
     for axes, (scene, name) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
         for i, id in enumerate(ids):
             mine = sorted((row["l0"]["mean"], row[name]["mean"], row[name]["low"], row[name]["high"]) for row in found
                           if row["scene"] == scene and row["method"] == id and name in row)
-            if not mine:
+            if len(mine) < least[scene]:
                 continue
             x, y, low, high = np.array(mine).T
             error = np.nan_to_num(np.abs(np.stack([y - low, high - y])))
@@ -158,7 +162,7 @@ def plot(found: Sequence[dict[str, Any]], path: Path) -> None:
                           capsize=2)
         label = {"fvu": "FVU on test data", "cosine": "mean cosine of matched latents and features"}[name]
         ticks = sorted({row["wanted"] for row in found if row["scene"] == scene})
-        axes.set(xscale="log", xlabel="L0 on test data (latents per activation)", ylabel=label, title=scene,
+        axes.set(xscale="log", yscale="log" if name == "fvu" else "linear", xlabel="L0 on test data (latents per activation)", ylabel=label, title=scene,
                  xlim=(ticks[0] / 1.4, ticks[-1] * 1.4))
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()

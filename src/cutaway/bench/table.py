@@ -162,7 +162,7 @@ def plot(found: Sequence[dict[str, Any]], path: Path) -> None:
                           capsize=2)
         label = {"fvu": "FVU on test data", "cosine": "mean cosine of matched latents and features"}[name]
         ticks = sorted({row["wanted"] for row in found if row["scene"] == scene})
-        axes.set(xscale="log", yscale="log" if name == "fvu" else "linear", ylabel=label, title=scene,
+        axes.set(xscale="log", ylabel=label, title=scene,
                  xlabel="L0 on test data (latents per activation)",
                  xlim=(ticks[0] / 1.4, ticks[-1] * 1.4))
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])

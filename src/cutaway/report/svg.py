@@ -5,19 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 
 from markupsafe import Markup, escape
 
 
 def tag(name: str, *children: object, **attributes: object) -> Markup:
     """One element, everything in it escaped; attribute names lose a final _ and have - for _."""
-    written = "".join(f' {escape(key.rstrip("_").replace("_", "-"))}="{_attribute(value)}"'
-                      for key, value in attributes.items())
-    inside = "".join(map(escape, children))
+    written = "".join([f' {_name(key)}="{_attribute(value)}"' for key, value in attributes.items()])
+    # What is markup already is not escaped again; without being asked first, that costs a page a millisecond.
+    inside = "".join([child if type(child) is Markup else escape(child) for child in children])
     return Markup(f"<{name}{written}>{inside}</{name}>")  # noqa: S704  every part went through escape
 
 
+@cache
+def _name(key: str) -> str:
+    return str(escape(key.rstrip("_").replace("_", "-")))
+
+
 def _attribute(value: object) -> str:
+    if type(value) is int:
+        return str(value)
     return f"{value:.1f}" if isinstance(value, float) else escape(value)
 
 

@@ -28,8 +28,8 @@ def marked(tokens: Sequence[str], activations: Sequence[float], maximum: float, 
     """Tokens as HTML: the shade of each is its activation over `maximum` in twentieths, the peak is underlined."""
     parts = []
     for i, (token, activation) in enumerate(zip(dedent(list(tokens)), activations, strict=True)):
-        shade = math.ceil(SHADES * share(activation, maximum))
         shown = _shown(token)
+        shade = math.ceil(SHADES * share(activation, maximum)) if activation > 0 else 0
         if shade or i == peak:
             at = f' title="{activation:.3g}"' if shade else ' title="silent here"'
             shown = f'<mark class="a{shade}{" p" * (i == peak)}"{at}>{shown or EMPTY}</mark>'
@@ -46,18 +46,19 @@ def bars(found: Mapping[str, Any], x_label: str, description: str, to: str = "",
     x = Scale("linear", edges[0], edges[-1] if edges[-1] > edges[0] else edges[0] + 1, LEFT, width - 8)
     low = 0.7 if space == "log" else 0.0
     y = Scale(space, low, max(counts) * 1.05 + 0.2, height - BOTTOM, TOP)
-    parts = []
+    places, ground, parts = [x(edge) for edge in edges], y(low), []
     for i, count in enumerate(counts):
         if not count:
             continue
-        left, right = x(edges[i]), x(edges[i + 1])
-        said = tag("title", f"{edges[i]:.3g} to {edges[i + 1]:.3g}: {count:,}")
-        drawn = tag("rect", said, x=left, width=max(right - left - 1, 0.5), y=y(count), height=y(low) - y(count), class_="bar")
+        left, wide, above = places[i], places[i + 1] - places[i], y(count)
+        span = f"{edges[i]:.3g} to {edges[i + 1]:.3g}"
+        drawn = tag("rect", tag("title", f"{span}: {count:,}"), x=left, width=max(wide - 1, 0.5), y=above,
+                    height=ground - above, class_="bar")
         if to:
-            behind = tag("rect", x=left, width=max(right - left, 0.5), y=TOP, height=y(low) - TOP, class_="reach")
+            behind = tag("rect", x=left, width=max(wide, 0.5), y=TOP, height=ground - TOP, class_="reach")
             there = f"{to}&bin={i}"
             drawn = tag("a", behind, drawn, href=there, hx_get=there, hx_target="#interval", class_="bin",
-                        aria_label=f"contexts with an activation from {edges[i]:.3g} to {edges[i + 1]:.3g}")
+                        aria_label=f"contexts with an activation from {span}")
         parts.append(drawn)
     return figure(width, height, f"{description}: {sum(counts):,} values from {edges[0]:.3g} to {edges[-1]:.3g}",
                   axes(x, y, x_label, counted), *parts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
@@ -30,6 +31,11 @@ PAGES: dict[str, tuple[str, str | None]] = {
 }
 
 
+@lru_cache(maxsize=1024)      # the same few dictionaries, a hundred times on a page
+def _quoted(part: str) -> str:
+    return quote(part, safe="")
+
+
 class Link(Protocol):
     """From a page's name and its parts to where it is; empty where it is not to be had."""
 
@@ -48,7 +54,7 @@ class Served:
     live: bool = True
 
     def __call__(self, page: str, /, *parts: Any, **query: Any) -> str:
-        address = PAGES[page][0].format(*(quote(str(part), safe="") for part in parts))
+        address = PAGES[page][0].format(*[part if type(part) is int else _quoted(str(part)) for part in parts])
         query = {"v": self.version} if page == "asset" else {name: value for name, value in query.items() if value != ""}
         return f"{address}?{urlencode(query)}" if query else address
 

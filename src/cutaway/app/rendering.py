@@ -22,10 +22,19 @@ UNSEEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u2
 TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
+class _Templates(Environment):
+    """Reads `row.count` in a dict as its key first: that is what is meant, and a page does it a thousand times."""
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        if type(obj) is dict and attribute in obj:
+            return obj[attribute]
+        return super().getattr(obj, attribute)
+
+
 @cache
 def templates() -> Environment:
     """The templates; a name that is not given is an error, and all that is shown is escaped."""
-    made = Environment(loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined,
+    made = _Templates(loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined,
                        trim_blocks=True, lstrip_blocks=True, finalize=_seen)
     made.globals.update(charts=charts, draw=drawing, say=sentences, words=words, short=tokens.short,
                         printable=tokens.printable)
@@ -37,7 +46,7 @@ def templates() -> Environment:
 
 def _seen(value: Any) -> Any:
     """Text in which every character can be seen; all that pages show goes through here."""
-    if type(value) is str and UNSEEN.search(value):
+    if type(value) is str and not value.isprintable() and UNSEEN.search(value):
         return UNSEEN.sub(lambda found: f"⟨{ord(found[0]):02x}⟩", value)
     return value
 

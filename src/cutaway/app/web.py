@@ -175,7 +175,7 @@ def application(library: Library, *, hosts: frozenset[str] = LOOPBACK, token: st
     routes += [Route(f"/d/{{slug}}/f/{{latent:int}}/{name}", answer, methods=["POST"])
                for name, answer in (("about", about), ("try", tried), ("steer", steered))]
     app = Starlette(routes=routes, lifespan=life, exception_handlers={404: lost, **dict.fromkeys(STATUS, failed)})
-    return Guard(GZipMiddleware(app, minimum_size=1000, compresslevel=5), hosts, token)
+    return Guard(GZipMiddleware(app, minimum_size=1000, compresslevel=3), hosts, token)
 
 
 async def _in_thread(answer: Callable[[Request], Response], request: Request) -> Response:

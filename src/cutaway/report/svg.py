@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property, lru_cache
 
 from markupsafe import Markup, escape
 
@@ -24,9 +24,16 @@ def _name(key: str) -> str:
 
 
 def _attribute(value: object) -> str:
-    if type(value) is int:
-        return str(value)
-    return f"{value:.1f}" if isinstance(value, float) else escape(value)
+    if type(value) is str:
+        return _word(value)
+    if isinstance(value, float):
+        return f"{value:.1f}"
+    return str(value) if type(value) is int else escape(value)
+
+
+@lru_cache(maxsize=1024)      # classes, and addresses that stand in two attributes
+def _word(value: str) -> str:
+    return str(escape(value))
 
 
 def figure(width: float, height: float, description: str, *children: object) -> Markup:
@@ -63,9 +70,15 @@ class Scale:
     end: float
 
     def __call__(self, value: float) -> float:
+        there, low, pixels = self._line
+        return self.start + (there(value) - low) * pixels
+
+    @cached_property
+    def _line(self) -> tuple[Callable[[float], float], float, float]:
+        """Into the space, where `low` lies in it, and the pixels of one step there."""
         there = SPACES[self.space][0]
-        low, high = there(self.low), there(self.high)
-        return self.start + (there(value) - low) / (high - low) * (self.end - self.start)
+        low = there(self.low)
+        return there, low, (self.end - self.start) / (there(self.high) - low)
 
     def ticks(self, count: int = 5) -> list[float]:
         """About `count` round values within the scale."""

@@ -100,6 +100,8 @@ def dedent(tokens: list[str]) -> list[str]:
     """
     lines = [line for line in "".join(tokens).split("\n")[1:] if line.strip()]
     shared = min((len(line) - len(line.lstrip(" ")) for line in lines), default=0)
+    if not shared:
+        return tokens
     shown, left = [], 0
     for token in tokens:
         text = ""

@@ -12,7 +12,7 @@ from ..data import Batch
 from ..network import Network, open
 from .digit_nets import accuracy, cnn, fitted
 from .digit_scenes import split
-from .proof import Comparison, Proof, compare, say_rows
+from .proof import Comparison, Proof, compare, over_seeds
 
 SEEDS = (0, 1, 2, 3, 4)
 IMAGES, SHARE = 200, 0.2           # test images; the share of pixels that may be erased, as in the paper
@@ -70,11 +70,7 @@ def captum_s(net: Network, inputs: Inputs, target: Target, rescale: Tensor) -> f
 @proof("deeplift")
 def differences() -> Proof:
     """DeepLIFT's contributions sum to the difference from the reference, and name the pixels to erase."""
-    found = []
-    for seed in SEEDS:
-        found.append(one(seed))
-        say_rows(seed, found[-1])
-    return concluded(found)
+    return concluded(over_seeds(one, SEEDS))
 
 
 def concluded(found: list[dict[str, dict[str, float]]]) -> Proof:

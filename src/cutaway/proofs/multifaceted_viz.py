@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 from ..catalogue import proof
 from ..explain.multifaceted import NEAREST, activation, ascend, codes_of, facets, multifaceted
 from ..network import Network, open
-from .proof import Comparison, Proof, compare, say_rows
+from .proof import Comparison, Proof, compare, over_seeds
 from .sae_vision_eval import digits
 
 SEEDS = (0, 1, 2, 3, 4)
@@ -111,11 +113,7 @@ def one(x: Tensor, y: np.ndarray, seed: int) -> dict[str, dict[str, float]]:
 def facets_of_units() -> Proof:
     """Facet by facet a unit's pictures show each of its digits; plain ones show a mix."""
     x, y = digits()
-    found = []
-    for seed in SEEDS:
-        found.append(one(x, y, seed))
-        say_rows(seed, found[-1])
-    return concluded(found)
+    return concluded(over_seeds(partial(one, x, y), SEEDS))
 
 
 def concluded(found: list[dict[str, dict[str, float]]]) -> Proof:

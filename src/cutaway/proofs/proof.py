@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Any
@@ -155,3 +155,12 @@ def say_rows(seed: int, rows: Mapping[str, Mapping[str, float]]) -> None:
     """The figures of a seed, by who has them."""
     say(f"seed {seed}: " + "; ".join(f"{name} " + ", ".join(f"{key} {value:.3g}" for key, value in row.items())
                                      for name, row in rows.items()))
+
+
+def over_seeds(one: Callable[[int], dict[str, dict[str, float]]], seeds: Iterable[int]) -> list[dict[str, dict[str, float]]]:
+    """What `one` finds for each seed, said as it comes."""
+    found = []
+    for seed in seeds:
+        found.append(one(seed))
+        say_rows(seed, found[-1])
+    return found

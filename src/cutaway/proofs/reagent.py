@@ -16,7 +16,7 @@ from ..data import Batch
 from ..data.corpora import stdlib
 from ..metrics.faithfulness import area, deletion, insertion, soft
 from ..network import Network, open
-from .proof import Comparison, Proof, compare, say_rows
+from .proof import Comparison, Proof, compare, over_seeds
 
 SEEDS = (0, 1, 2)
 ROWS, TOKENS = 12, 33              # contexts of a seed, and their tokens with the one that begins
@@ -101,11 +101,7 @@ def one(seed: int) -> dict[str, dict[str, float]]:
 @proof("reagent")
 def tokens() -> Proof:
     """ReAGent's importances against gradients, attention and chance, by soft sufficiency and comprehensiveness."""
-    found = []
-    for seed in SEEDS:
-        found.append(one(seed))
-        say_rows(seed, found[-1])
-    return concluded(found)
+    return concluded(over_seeds(one, SEEDS))
 
 
 def concluded(found: list[dict[str, dict[str, float]]]) -> Proof:

@@ -16,7 +16,7 @@ from ..metrics.faithfulness import area, deletion, insertion
 from ..network import Network, open
 from .digit_nets import accuracy, cnn, fitted
 from .digit_scenes import split
-from .proof import Comparison, Proof, compare, interval, say_rows
+from .proof import Comparison, Proof, compare, interval, over_seeds
 
 SEEDS = (0, 1, 2, 3)
 IMAGES, STEPS = 60, 32
@@ -96,11 +96,7 @@ def one(seed: int) -> dict[str, dict[str, float]]:
 @proof("rise")
 def black_box() -> Proof:
     """RISE's maps against random ones and gradients, by deletion and insertion."""
-    found = []
-    for seed in SEEDS:
-        found.append(one(seed))
-        say_rows(seed, found[-1])
-    return concluded(found)
+    return concluded(over_seeds(one, SEEDS))
 
 
 def concluded(found: list[dict[str, dict[str, float]]]) -> Proof:

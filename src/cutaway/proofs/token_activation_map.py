@@ -12,7 +12,7 @@ from ..catalogue import find, proof
 from ..data import Batch
 from ..network import Network, open
 from .digit_scenes import Scenes, scenes, split
-from .proof import Comparison, Proof, compare, say_rows
+from .proof import Comparison, Proof, compare, over_seeds
 from .training import follow
 
 SEEDS = (0, 1, 2)
@@ -151,11 +151,7 @@ def one(seed: int) -> dict[str, dict[str, float]]:
 @proof("token-activation-map")
 def maps() -> Proof:
     """Maps of generated tokens with and without the interference of the context, against the digits' places."""
-    found = []
-    for seed in SEEDS:
-        found.append(one(seed))
-        say_rows(seed, found[-1])
-    return concluded(found)
+    return concluded(over_seeds(one, SEEDS))
 
 
 def concluded(found: list[dict[str, dict[str, float]]]) -> Proof:

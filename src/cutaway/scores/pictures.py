@@ -46,7 +46,9 @@ def _map(axes: Any, units: Units, name: str, values: np.ndarray) -> None:
     positive = bool(np.nanmin(grid) > 0)
     image = axes.imshow(grid, aspect="auto", cmap="viridis" if positive else "RdBu_r",
                         norm=LogNorm() if positive else CenteredNorm())
-    axes.figure.colorbar(image, label=name)
+    bar = axes.figure.colorbar(image, label=name)
+    if positive:
+        _plainly(bar.ax.yaxis, grid)
     axes.set(xlabel=units.kind.name.removesuffix("s"), ylabel="block")
     axes.set(xticks=range(grid.shape[1]), yticks=range(len(sites)))
     axes.set_yticklabels([units.sites[site].block if units.sites[site].block is not None else site for site in sites])
@@ -82,22 +84,32 @@ def _tokens(axes: Any, units: Units, name: str, values: np.ndarray) -> None:
 
 
 def _histogram(axes: Any, units: Units, name: str, values: np.ndarray) -> None:
-    axes.hist(values[np.isfinite(values)], bins=60, color="#3b6ea5")
+    axes.hist(values[np.isfinite(values)], bins=60, color="#3b6ea5", histtype="stepfilled")
     axes.set(xlabel=name, ylabel=units.kind.name, yscale="log")
 
 
 def _scatter(axes: Any, units: Units, names: tuple[str, ...], columns: list[np.ndarray]) -> None:
     blocks = units.frame["block"].astype(float) if "block" in units.frame else None
     axes.set(xlabel=names[0], ylabel=names[1])
-    for scale, values in zip((axes.set_xscale, axes.set_yscale), columns, strict=True):
+    for scale, axis, values in zip((axes.set_xscale, axes.set_yscale), (axes.xaxis, axes.yaxis), columns, strict=True):
         size = np.abs(values[np.isfinite(values) & (values != 0)])
         if (values > 0).all():
             scale("log")
+            _plainly(axis, values)
         elif len(size) and size.max() > WIDE * np.median(size):      # one unit must not press all others into a line
             scale("symlog", linthresh=float(np.median(size)))
-    points = axes.scatter(*columns, c=blocks, s=12, cmap="viridis")
+    points = axes.scatter(*columns, c=blocks, s=12 if len(units.frame) < 500 else 3, cmap="viridis")
     if blocks is not None and blocks.nunique() > 1:
         axes.figure.colorbar(points, label="block")
+
+
+def _plainly(axis: Any, values: np.ndarray) -> None:
+    """Few and short ticks on an axis of logarithms: 0.01, 0.02, 0.05; only tens where there are more than two of them."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    wide = np.nanmax(values) > 100 * np.nanmin(values)
+    axis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 PICTURES = {"heads": _map, "experts": _map, "layers": _profile, "sublayers": _profile, "tokens": _tokens}

@@ -84,7 +84,7 @@ def _tokens(axes: Any, units: Units, name: str, values: np.ndarray) -> None:
 
 
 def _histogram(axes: Any, units: Units, name: str, values: np.ndarray) -> None:
-    axes.hist(values[np.isfinite(values)], bins=60, color="#3b6ea5", histtype="stepfilled")
+    axes.hist(values[np.isfinite(values)], bins=60, color="#3b6ea5")
     axes.set(xlabel=name, ylabel=units.kind.name, yscale="log")
 
 

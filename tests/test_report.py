@@ -260,8 +260,8 @@ def test_a_matrix_says_every_correlation_and_what_has_none():
     drawn = ElementTree.fromstring(str(charts.matrix(["exact", "fisher"], [[1.0, -0.25], [-0.25, NAN]], "said")))
     cells = [(e.get("class"), e.get("style"), e.find("title").text) for e in drawn.iter("rect")]
     assert cells == [
-        ("cell plus", "--v:100%", "exact and exact: 1.00"), ("cell minus", "--v:50%", "exact and fisher: -0.25"),
-        ("cell minus", "--v:50%", "fisher and exact: -0.25"),
+        ("cell plus", "--v:45%", "exact and exact: 1.00"), ("cell minus", "--v:22%", "exact and fisher: -0.25"),
+        ("cell minus", "--v:22%", "fisher and exact: -0.25"),
         ("cell none", "--v:0%", "fisher and fisher: – (one is the same for all)")]
     assert [e.text for e in drawn.iter("text")][-4:] == ["1.00", "−0.25", "−0.25", "–"]
 

@@ -78,8 +78,11 @@ def _drawable(x: float, y: float, space: str) -> bool:
 
 
 def bars(rows: Sequence[tuple[str, float, float, float]], x_label: str, description: str, origin: float = 0.0,
-         origin_label: str = "", width: float = 420) -> Markup:
-    """One bar a row of (name, value, low, high), from `origin` to its value, with its interval as a whisker."""
+         origin_label: str = "", width: float = 420, colours: Sequence[str] = ("s0", "s1", "s2", "s3")) -> Markup:
+    """One bar a row of (name, value, low, high), from `origin` to its value, with its interval as a whisker where it has one.
+
+    colours: their classes, one after the other and again from the first.
+    """
     values = [v for _, *found in rows for v in found if math.isfinite(v)]
     if not values:
         return nothing(description, width)
@@ -94,10 +97,11 @@ def bars(rows: Sequence[tuple[str, float, float, float]], x_label: str, descript
         if not math.isfinite(value):
             parts.append(text(x(origin) + 6, middle + 4, "–", "name"))
             continue
-        ends = sorted((x(origin), x(value)))
-        parts.append(tag("rect", tag("title", f"{name}: {value:.4g} [{low:.4g}, {high:.4g}]"), x=ends[0],
-                         width=max(ends[1] - ends[0], 0.5), y=middle - 8, height=16.0, class_=f"bar s{i % 4}"))
-        if math.isfinite(low) and math.isfinite(high):
+        ends, known = sorted((x(origin), x(value))), math.isfinite(low) and math.isfinite(high)
+        said = f"{name}: {value:.4g}{f' [{low:.4g}, {high:.4g}]' if known else ''}"
+        parts.append(tag("rect", tag("title", said), x=ends[0], width=max(ends[1] - ends[0], 0.5), y=middle - 8, height=16.0,
+                         class_=f"bar {colours[i % len(colours)]}"))
+        if known:
             parts.append(tag("line", x1=x(low), x2=x(high), y1=middle, y2=middle, class_="whisker"))
             ends.append(x(high))
         parts.append(text(max(ends) + 6, middle + 4, f"{value:.3g}", "name"))
@@ -141,6 +145,9 @@ def heat(values: Sequence[Sequence[float]], x_name: str, y_name: str, unit: str,
                   f"{description}: {len(finite)} values from {min(finite):.3g} to {max(finite):.3g} {unit}", *parts)
 
 
+LEGIBLE = 0.2      # of a heat map's range: on all shades up to it, in both themes, a figure stands out 4.5 to 1
+
+
 def matrix(names: Sequence[str], values: Sequence[Sequence[float]], description: str) -> Markup:
     """Correlations of each name with each other, from -1 to 1: blue agrees, orange goes the other way."""
     cell, left = 40.0, 10 + 6.8 * max((len(name) for name in names), default=0)
@@ -155,10 +162,9 @@ def matrix(names: Sequence[str], values: Sequence[Sequence[float]], description:
         for j, value in enumerate(row):
             known = math.isfinite(value)
             said = f"{names[i]} and {names[j]}: " + (f"{value:.2f}" if known else "– (one is the same for all)")
-            parts.append(_cell(left + cell * j, top + cell * i, cell - 1.5, cell - 1.5, value, said))
+            parts.append(_cell(left + cell * j, top + cell * i, cell - 1.5, cell - 1.5, LEGIBLE * value, said))
             shown = f"{value:.2f}".replace("-", "−") if known else "–"
-            parts.append(text(left + cell * (j + 0.5) - 1, top + cell * (i + 0.5) + 3, shown,
-                              "name strong" if known and abs(value) > 0.3 else "name", "middle"))
+            parts.append(text(left + cell * (j + 0.5) - 1, top + cell * (i + 0.5) + 3, shown, "name", "middle"))
     size = cell * len(names)
     return figure(left + size + 4, top + size + 4, f"{description}: {', '.join(names)}", *parts)
 

@@ -94,7 +94,7 @@ def _kind(verdict: Verdict, top: int) -> Kind:
         points = Points(x, y, named(verdict.sample))
     profile = [] if table.kind.axis else [(name, float(value), nan, nan)
                                           for name, value in zip(named(table), table.column(shown), strict=True)]
-    names = list(verdict.trusts)
+    names = [name for name, trust in verdict.trusts.items() if trust.defined]
     columns, rows = listed(verdict, top)
     sample = f"all {first.n}" if first.n == first.of else f"{first.n} of {first.of:,}"
     return Kind(

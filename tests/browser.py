@@ -75,8 +75,8 @@ class Tab:
         self.until(f"document.readyState === 'complete' && location.href.split('#')[0] === {json.dumps(address.split('#')[0])}")
 
     def key(self, key: str) -> None:
-        text = {"Enter": "\r"}.get(key, key)
-        code = {"Enter": 13}.get(key, ord(key[0].upper()))
+        text = {"Enter": "\r", "Escape": ""}.get(key, key)
+        code = {"Enter": 13, "Escape": 27, "+": 187, "-": 189}.get(key, ord(key[0].upper()))
         self.do("Input.dispatchKeyEvent", type="keyDown", key=key, text=text, windowsVirtualKeyCode=code)
         self.do("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=code)
 

@@ -27,7 +27,7 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The page's method in a file in the current folder; what it adds is gone afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(catalogue, "_methods", dict(catalogue._methods))
+    monkeypatch.setattr(catalogue, "_methods", dict(catalogue.methods()))
     monkeypatch.setattr(parts, "SPARSIFIERS", dict(parts.SPARSIFIERS))
     monkeypatch.delitem(sys.modules, "soft_topk", raising=False)
     (tmp_path / "soft_topk.py").write_text(METHOD)

@@ -249,6 +249,53 @@ def test_a_text_of_ones_own_and_a_push(live: TestClient, library: Library, busie
     assert "As it is" in pushed() and "switched off" in pushed(how="ablate") and "held at" in pushed(how="clamp")
 
 
+def test_a_label_that_changed_in_the_meantime_is_not_lost(live: TestClient, library: Library):
+    to, store, quietly = "/d/blocks.0/f/7/about", library.shelves["blocks.0"].store, {**ORIGIN, "hx-request": "true"}
+    first, second = ({"what": "label", "text": text, "was": ""} for text in ("first", "second"))
+    assert live.post(to, data={**first, "author": "Ada"}, headers=quietly).status_code == 200
+    assert live.post(to, data=first, headers=quietly).status_code == 200, "what is so already is no conflict"
+    refused = live.post(to, data=second, headers=quietly)
+    page = Page(refused.text)
+    assert refused.status_code == 409 and "'first'" in page.words and store.notes.label(7)["text"] == "first"
+    fields = {given["name"]: given.get("value") for tag, given in page.elements if tag == "input" and given.get("name") == "was"
+              or given.get("id") == "label"}
+    assert fields == {"was": "first", "text": "second"}, "what was typed is still there, and saving again replaces"
+    assert live.post(to, data={**second, "was": "first"}, headers=quietly).status_code == 200
+    assert store.notes.label(7)["text"] == "second"
+    assert live.post(to, data={**first, "was": "first"}, headers=ORIGIN).status_code == 409
+    store.notes.set_label(7, "")
+
+
+def test_a_change_that_is_refused_leaves_the_names_and_notes_in_place(live: TestClient, library: Library):
+    answer = live.post("/d/blocks.0/f/7/about", data={"what": "note", "text": " "}, headers={**ORIGIN, "hx-request": "true"})
+    page = Page(answer.text)
+    assert answer.status_code == 400 and "needs some text" in page.words
+    assert ("details", {"open": None}) in page.elements and any(given.get("id") == "label" for _, given in page.elements)
+
+
+def test_pages_lead_to_the_same_page_of_the_other_dictionary(client: TestClient):
+    for page in ("", "map", "search"):
+        assert f"/d/blocks.1/{page}" in Page(client.get(f"/d/blocks.0/{page}").text).targets()
+    assert "Find in blocks.1" in client.get("/d/blocks.1/").text, "it is said where is looked"
+    for page in ("/", "/d/blocks.0/", "/d/blocks.0/f/3"):
+        assert client.get(page).headers["cache-control"] == "no-store", "the way back shows the labels given since"
+
+
+def test_a_feature_that_never_fires_is_not_steered_by(client: TestClient, library: Library, busiest: int):
+    dead = int((library.shelves["blocks.1"].store.counts == 0).argmax())
+    assert library.shelves["blocks.1"].store.counts[dead] == 0
+    page = Page(client.get(f"/d/blocks.1/f/{dead}").text)
+    assert "never fires" in page.words and not any(given.get("id") == "prompt" for _, given in page.elements)
+    assert any(given.get("id") == "prompt" for _, given in Page(client.get(f"/d/blocks.0/f/{busiest}").text).elements)
+
+
+def test_the_token_in_the_portrait_is_code_and_escaped():
+    from cutaway.app.sentences import portrait
+    facts = {"count": 10, "n": 100, "frequency": 0.1, "documents": 1}
+    said = portrait({"feature": facts, "tokens": [{"text": " <b>'", "count": 5, "share": 0.5}]})
+    assert "<code>␣&lt;b&gt;&#39;</code>" in said and "in 1 document." in said
+
+
 def test_another_network_is_refused(library: Library, busiest: int):
     from helpers import tiny_llama
     app = application(library, worker=Worker(lambda model: tiny_llama()))
@@ -349,3 +396,16 @@ def test_cards_for_notebooks(library: Library, busiest: int):
         page = Page(thing._repr_html_())
         assert not [d for d in page.dangers() if not d.endswith("style")]
     assert f"Feature {latent}" in Page(store[latent]._repr_html_()).words
+    store.notes.set_label(latent, "<b>mine</b>")
+    assert "<b>mine</b>" in Page(str(store[latent]._repr_html_())).words and store[latent].label == "<b>mine</b>"
+    store.notes.set_label(latent, "")
+    assert store[latent].label == ""
+
+
+def test_a_number_that_is_also_in_other_words_leads_to_its_feature(client: TestClient, library: Library):
+    store = library.shelves["blocks.0"].store
+    store.notes.set_label(9, "after 3 spaces")
+    page = Page(client.get("/d/blocks.0/?q=3").text)
+    assert "to feature 3" in page.words and "/d/blocks.0/f/3" in page.targets()
+    assert "to feature" not in client.get("/d/blocks.0/?q=64").text + client.get("/d/blocks.0/?q=after").text
+    store.notes.set_label(9, "")

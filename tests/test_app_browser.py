@@ -158,7 +158,7 @@ def test_the_table_the_map_and_the_methods_answer_while_one_types(tab: browser.T
     tab.js("document.querySelector('#filters [name=q]').focus()")
     tab.type("17")
     tab.until("document.querySelector('#table').innerText.includes('“17”')")
-    assert "sort=latent" in tab.js("location.search")
+    assert "sort=latent" in tab.js("location.search") and "status=" not in tab.js("location.search")
     tab.go(address + "/d/blocks.0/map")
     assert tab.js("[...document.querySelector('#map').getContext('2d').getImageData(0, 0, 1100, 500).data].some(v => v)")
     tab.js("const find = document.querySelector('#map-find'); find.value = '17'; find.dispatchEvent(new Event('input'))")
@@ -238,28 +238,129 @@ def test_names_are_found_on_the_map_and_choose_rows_of_the_table(tab: browser.Ta
         at_home(tab, address)
 
 
+def settled(tab: browser.Tab) -> float:
+    """How far the map is zoomed, once it was drawn again."""
+    tab.js("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    return float(tab.js("document.querySelector('#map').dataset.scale"))
+
+
+def test_the_map_is_zoomed_by_keys_buttons_wheel_and_fingers(tab: browser.Tab, address: str):
+    tab.go(address + "/d/blocks.0/map")
+    assert settled(tab) == 1
+    tab.js("document.querySelector('#map').focus()")
+    tab.key("+")
+    assert settled(tab) == 1.5
+    tab.js("document.querySelector('[data-way=\"+\"]').click()")
+    assert settled(tab) == 2.25
+    tab.js("document.querySelector('[data-way=\"-\"]').click()")
+    assert settled(tab) == 1.5
+    box = tab.js("(({x, y, width, height}) => [x, y, width, height])(document.querySelector('#map').getBoundingClientRect())")
+    x, y = box[0] + box[2] / 2, box[1] + box[3] / 2
+    tab.do("Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0, deltaY=-200)
+    tab.until("Number(document.querySelector('#map').dataset.scale) > 2")
+    for _ in range(30):
+        tab.key("-")
+    assert settled(tab) == 1, "it is never smaller than whole"
+    tab.key("+")
+    tab.key("0")
+    assert settled(tab) == 1
+    tab.do("Emulation.setTouchEmulationEnabled", enabled=True, maxTouchPoints=2)
+    for apart, kind in ((50, "touchStart"), (80, "touchMove"), (110, "touchMove"), (150, "touchMove")):
+        tab.do("Input.dispatchTouchEvent", type=kind, touchPoints=[{"x": x - apart, "y": y, "id": 0},
+                                                                  {"x": x + apart, "y": y, "id": 1}])
+    assert 2.5 < settled(tab) <= 3.01, "three times as far apart is three times as large"
+    tab.do("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+    assert tab.js("location.pathname").endswith("/map"), "lifting the fingers opens nothing"
+    at_home(tab, address)
+
+
+def test_the_tab_goes_along_and_the_focus_stays(tab: browser.Tab, address: str):
+    tab.go(address + "/d/blocks.0/f/3?window=10")
+    tab.js("document.querySelector('#tab-random').click()")
+    tab.key("j")
+    tab.until("location.pathname.endsWith('/f/4') && document.readyState === 'complete'")
+    assert tab.js("location.search + location.hash") == "?window=10#random"
+    assert tab.js("document.querySelector('#tab-random').checked")
+    tab.js("location.hash = '#quantiles'")
+    tab.until("document.querySelector('#tab-quantiles').checked")
+    tab.js("document.querySelector('#label').value = ''; document.querySelector('#label').focus()")
+    tab.type("a label for the way back")
+    tab.key("Enter")
+    tab.until("document.querySelector('#about .note') && document.activeElement.id === 'label'")
+    tab.key("Escape")
+    assert tab.js("document.activeElement === document.body")
+    tab.js("document.querySelector('svg .bin').dispatchEvent(new MouseEvent('click', {bubbles: true, cancelable: true}))")
+    tab.until("document.querySelector('#interval ol li')")
+    tab.key("Escape")
+    assert not tab.js("document.querySelector('#interval').innerText"), "escape closes the interval"
+    at_home(tab, address)
+
+
+def test_the_way_back_and_the_next_page_of_the_table(tab: browser.Tab, address: str, run: Path):
+    tab.go(address + "/d/blocks.0/?sort=latent&down=0")
+    tab.js("scrollTo(0, document.body.scrollHeight)")
+    assert tab.js("scrollY") > 300
+    tab.js("document.querySelector('#page-next').click()")
+    tab.until("location.search.includes('page=2') && scrollY < 300")
+    tab.go(address + "/d/blocks.0/?q=5")
+    tab.js("document.querySelector('[data-list] a[href$=\"/f/5\"]').click()")
+    tab.until("location.pathname.endsWith('/f/5') && document.readyState === 'complete'")
+    tab.js("document.querySelector('#label').value = ''; document.querySelector('#label').focus()")
+    tab.type("named since")
+    tab.key("Enter")
+    tab.until("document.querySelector('#about .note')")
+    tab.js("history.back()")
+    tab.until("location.search === '?q=5' && document.querySelector('#table')?.innerText.includes('named since')")
+    at_home(tab, address)
+
+
+def test_a_server_that_is_gone_is_said_to_be(tab: browser.Tab, run: Path):
+    with served(application(Library([run]))) as address, cw.FeatureStore(cw.stores(run)["blocks.0"]) as store:
+        tab.go(f"{address}/d/blocks.0/f/{int(store.counts.argmax())}")
+    tab.js("document.querySelector('#text').focus()")
+    tab.type("def f(self): return 1")
+    tab.js("document.querySelector('#text').form.requestSubmit()")
+    tab.until("document.querySelector('#tried .message')?.innerText.includes('does not answer')")
+    tab.js("document.querySelector('#text').form.requestSubmit()")
+    tab.until("document.querySelectorAll('.message').length === 1")
+
+
+def test_what_is_printed_is_the_page_with_its_label(tab: browser.Tab, address: str, run: Path):
+    with cw.FeatureStore(cw.stores(run)["blocks.0"]) as store:
+        store.notes.set_label(6, "printed")
+    tab.go(address + "/d/blocks.0/f/6")
+    tab.do("Emulation.setEmulatedMedia", media="print")
+    seen = "document.querySelector('{}')?.checkVisibility()"
+    assert tab.js(seen.format("#label")) and tab.js(seen.format("[data-kind=glance]"))
+    assert not any(tab.js(seen.format(hidden)) for hidden in (".bar-top", "#prompt", "#text", ".naming button",
+                                                              "[data-kind=random]"))
+
+
 # Contrast of text with what is behind it, by the formula of WCAG 2; colours are read through a canvas.
 CONTRAST = """
-[...document.querySelectorAll('p, dt, dd, td, th, a, h1, h2, h4, label, button, pre, small, code, .note, .scored, .badge')
-  ].filter(e =>
-    e.checkVisibility() && e.innerText?.trim() && !e.closest('.hide, .skip') && Number(getComputedStyle(e).opacity) > 0.9
-  ).map(e => {
+[...document.querySelectorAll('main *, header *')].flatMap(e => e.matches('[placeholder]') ? [[e], [e, '::placeholder']] : [[e]]
+  ).filter(([e, part]) => e.checkVisibility() && !e.closest('.hide, .skip, svg, option') && (part ||
+    [...e.childNodes].some(child => child.nodeType === 3 && child.data.trim()))).map(([e, part]) => {
   const pen = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});
   const read = (colour) => {
     pen.clearRect(0, 0, 1, 1); pen.fillStyle = colour; pen.fillRect(0, 0, 1, 1);
     return [...pen.getImageData(0, 0, 1, 1).data]; };
-  let back = e, seen = [0, 0, 0, 0];
-  while (back && seen[3] < 255) { seen = read(getComputedStyle(back).backgroundColor); back = back.parentElement; }
+  let back = e;
+  const over = ([r, g, b, a], under) => [r, g, b].map((v, i) => v * a / 255 + under[i] * (1 - a / 255)).concat(255);
+  const layers = [];
+  while (back && (!layers.length || layers.at(-1)[3] < 255)) {
+    layers.push(read(getComputedStyle(back).backgroundColor)); back = back.parentElement; }
+  const seen = layers.reverse().reduce((under, layer) => over(layer, under), [255, 255, 255, 255]);
   const light = ([r, g, b]) => [r, g, b].map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
       .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-  const [a, b] = [light(read(getComputedStyle(e).color)), light(seen)].sort((x, y) => y - x);
-  return [(a + 0.05) / (b + 0.05), e.tagName + ' ' + e.className + ' ' + e.innerText.slice(0, 30)];
+  const [a, b] = [light(over(read(getComputedStyle(e, part).color), seen)), light(seen)].sort((x, y) => y - x);
+  return [(a + 0.05) / (b + 0.05), e.tagName + ' ' + e.className + ' ' + (part ?? e.innerText.slice(0, 30))];
 }).filter(([ratio]) => ratio < 4.5).slice(0, 5)
 """
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("width", [1280, 900, 400])
 def test_pages_fit_and_can_be_read_in_both_themes(width: int, theme: str, tab: browser.Tab, address: str, run: Path):
     tab.shape(width, 800, theme)
     for path in cw.stores(run).values():
@@ -271,6 +372,7 @@ def test_pages_fit_and_can_be_read_in_both_themes(width: int, theme: str, tab: b
                  "/d/blocks.0/row/1", "/compare", "/evaluations", "/units", "/catalogue"):
         tab.go(address + page)
         assert tab.js("document.documentElement.scrollWidth") <= width, f"{page} is wider than the screen"
+        assert tab.js("(nav => nav.scrollWidth <= nav.clientWidth)(document.querySelector('.bar-top nav'))"), "cut off"
         assert tab.js(CONTRAST) == [], page
         assert "/d/" not in page or tab.js("Boolean(document.querySelector('.scored, #map'))"), f"{page} shows no name"
     at_home(tab, address)

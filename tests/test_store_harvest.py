@@ -105,7 +105,7 @@ def test_the_command_takes_a_harvest(tmp_path: Path, capsys: pytest.CaptureFixtu
         write_json(tmp_path / "run" / f"{name}.json", {})
     cw.harvest(net, cw.stdlib(net), ["blocks.0"], tmp_path / "h", tokens=3000, dtype="int8", progress=False)
     main(["store", str(tmp_path / "run"), "--data", str(tmp_path / "h"), "--tokens", "2k"])
-    assert "harvest of 3,000 tokens" in capsys.readouterr().out
+    assert "harvest of 3,000 tokens" in " ".join(capsys.readouterr().out.split())
     with FeatureStore(cw.stores(tmp_path / "run")["blocks.0"]) as found:
         assert found.by_text("import")["matches"] > 0 and 2000 <= found.n_tokens < 3000
     with pytest.raises(SystemExit) as stop:

@@ -51,8 +51,11 @@ def export(folders: Sequence[str | Path] | Library, out: str | Path, features: S
         rows |= {"total": len(rows["rows"]), "pages": 1}
         page(f"d/{slug}/features.html", "features.html", rows)
         page(f"d/{slug}/map.html", "map.html", {"shelf": shelf, "points": pages.points(shelf)})
-        for latent in tqdm(sorted(chosen[slug]), desc=slug, unit="page", leave=False, disable=None if progress else True):
+        order = sorted(chosen[slug])
+        for i, latent in enumerate(tqdm(order, desc=slug, unit="page", leave=False, disable=None if progress else True)):
             data = pages.feature(shelf, latent, {}, n=20)
+            # Its neighbours are those of the site, or else the way along would end at the first that has no page.
+            data["found"] |= {"previous": order[i - 1] if i else None, "next": order[i + 1] if i + 1 < len(order) else None}
             page(f"d/{slug}/f/{latent}.html", "feature.html", {**data, "open": False})
             put(f"d/{slug}/f/{latent}.json", as_text(data["found"]))
     page("index.html", "overview.html", pages.overview(library))     # last, for it says that the site is whole

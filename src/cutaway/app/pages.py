@@ -12,7 +12,7 @@ from ..report.tokens import printable
 from ..report.values import Histogram, Series
 from ..store.layout import KINDS
 from .compare import compare
-from .sentences import height
+from .sentences import NUMBERS, height
 from .shelves import Library, Shelf, Table, read_json
 
 ROWS = 50                     # of the table of features, on a page of it
@@ -21,6 +21,9 @@ NEAR = 6                      # related features of a kind
 LATELY = 1000                 # names that were found last, of which the best are shown first
 SORTS = {"latent": "Feature", "top_token": "Most at", "frequency": "Fires at", "documents": "Documents", "max": "Max",
          "mean": "Mean", "energy": "Energy", "cosine": "Cosine", "above": "Label, or name with its score"}
+# column -> what is said of it where the mouse rests on its name
+MEANINGS = {"top_token": "the token at which it fires most often", **{column: said for column, (_, said) in NUMBERS.items()},
+            "above": "in order of how far the score stands above its floor"}
 STATES = ("", "alive", "dead", "rare", "dense")
 # filter -> what it is called, and the columns that it asks for
 NAMED: dict[str, tuple[str, dict[str, bool]]] = {
@@ -80,8 +83,8 @@ def features(shelf: Shelf, query: Mapping[str, str], limit: int = ROWS) -> dict[
     found = shelf.store.features(sort, down, where, text, (page - 1) * limit, limit)
     return {"shelf": shelf, "rows": found["rows"], "total": found["total"], "page": page,
             "pages": max(1, math.ceil(found["total"] / limit)), "sort": sort, "down": down, "status": status, "q": text,
-            "low": query.get("low", ""), "high": query.get("high", ""), "sorts": SORTS, "states": STATES, "named": named,
-            "names": {value: said for value, (said, _) in NAMED.items()}, "first": (page - 1) * limit + 1}
+            "low": query.get("low", ""), "high": query.get("high", ""), "sorts": SORTS, "meanings": MEANINGS, "states": STATES,
+            "named": named, "names": {value: said for value, (said, _) in NAMED.items()}, "first": (page - 1) * limit + 1}
 
 
 def feature(shelf: Shelf, latent: int, query: Mapping[str, str], n: int = SHOWN) -> dict[str, Any]:

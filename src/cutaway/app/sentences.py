@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from markupsafe import Markup
+
 from ..report.svg import label
 from ..report.tokens import short
 from ..report.words import DASH
@@ -59,20 +61,20 @@ def written(name: str, facts: Mapping[str, Any]) -> str:
 
 
 def portrait(page: Mapping[str, Any]) -> str:
-    """A feature in one or two sentences, with the figures that they rest on."""
+    """A feature in one or two sentences, as HTML, with the figures that they rest on."""
     facts, tokens = page["feature"], page["tokens"]
     if not facts["count"]:
         return (f"It never fires in the {facts['n']:,} tokens of this store, so nothing can be said of what it stands for; "
                 "more text may wake it.")
-    said = f"It fires at {percent(facts['frequency'])} of {facts['n']:,} tokens"
+    said = Markup("It fires at {} of {:,} tokens").format(percent(facts["frequency"]), facts["n"])
     if facts["documents"]:
         said += f", in {facts['documents']:,} document{'s' * (facts['documents'] != 1)}"
     if not tokens:
         return said + "."
     most = tokens[0]
     part = most["count"] / facts["count"]
-    said += (f". Of its firings, {percent(part)} are at the token ‘{short(most['text'] or '')}’, and it fires at "
-             f"{percent(most['share'])} of the places where that token stands")
+    said += Markup(". Of its firings, {} are at the token <code>{}</code>, and it fires at {} of the places where that token "
+                   "stands").format(percent(part), short(most["text"] or ""), percent(most["share"]))
     if most["share"] > 0.9 and part > 0.9:
         return said + ": it says little beyond which token is there."
     return said + "."

@@ -31,12 +31,18 @@ from .worker import Busy, Worker
 
 LARGEST = 64 * 1024      # bytes of a form
 THREADS = 4              # that make pages; more of them only wait for each other, and make the slowest page slower
-STATUS: dict[type[Exception], int] = {IndexError: 404, LookupError: 404, ValueError: 400, Busy: 503, OSError: 500,
-                                      ImportError: 500}
+
+
+class Meanwhile(ValueError):
+    """Somebody else changed what was to be changed."""
 
 
 class TooLarge(ValueError):
     """A form that no page of the app sends."""
+
+
+STATUS: dict[type[Exception], int] = {Meanwhile: 409, TooLarge: 413, IndexError: 404, LookupError: 404, ValueError: 400,
+                                      Busy: 503, OSError: 500, ImportError: 500}
 
 
 def application(library: Library, *, hosts: frozenset[str] = LOOPBACK, token: str = "", results: Path = Path("proofs/results"),
@@ -45,8 +51,10 @@ def application(library: Library, *, hosts: frozenset[str] = LOOPBACK, token: st
     network, link = worker or Worker(), Served(version())
 
     def page(template: str, data: Mapping[str, Any], status: int = 200) -> HTMLResponse:
-        # A browser must not take a part that was asked for by a script for the page of the same address.
-        return HTMLResponse(render(template, library, link, **data), status, {"vary": "hx-request"})
+        # A browser must not take a part that was asked for by a script for the page of the same address, nor, on the way back,
+        # an old page for one with the labels that were given since.
+        headers = {"vary": "hx-request", "cache-control": "no-store"}
+        return HTMLResponse(render(template, library, link, **data), status, headers)
 
     def shelf_of(request: Request) -> Shelf:
         slug = request.path_params["slug"]
@@ -122,11 +130,20 @@ def application(library: Library, *, hosts: frozenset[str] = LOOPBACK, token: st
     async def about(request: Request) -> Response:
         form = await _form(request)
         shelf, latent = await run_in_threadpool(place, request)
-        await run_in_threadpool(_write, shelf, latent, form)
-        if "hx-request" not in request.headers:
+        quietly, status, refused = "hx-request" in request.headers, 200, dict[str, Any]()
+        try:
+            await run_in_threadpool(_write, shelf, latent, form)
+        except tuple(STATUS) as error:
+            if not quietly:
+                raise
+            status, refused = status_of(error), {"said": said_of(error)}
+            if form.get("what") == "label":
+                refused["typed"] = form.get("text", "")
+        if not quietly:
             return RedirectResponse(link("feature", shelf.slug, latent), 303)
         found = await run_in_threadpool(written, shelf.store, latent)
-        return page("_about.html", {"shelf": shelf, "latent": latent, "found": found})
+        return page("_about.html", {"shelf": shelf, "latent": latent, "found": found, "what": form.get("what", ""), **refused},
+                    status)
 
     async def with_network(request: Request, template: str, job: Callable[[Shelf, int, dict[str, str]], Any]) -> Response:
         form = await _form(request)
@@ -155,8 +172,7 @@ def application(library: Library, *, hosts: frozenset[str] = LOOPBACK, token: st
     # ------------------------------------------------------------------------------------------------------------------
 
     def failed(request: Request, error: Exception) -> Response:
-        status = 413 if isinstance(error, TooLarge) else next(n for kind, n in STATUS.items() if isinstance(error, kind))
-        said = str(error.args[0] if isinstance(error, LookupError) and error.args else error) or type(error).__name__
+        status, said = status_of(error), said_of(error)
         if request.url.path.startswith("/api/"):
             return JSONResponse({"error": said}, status)
         return page(partly(request, "message.html", "_message.html"), {"status": status, "said": said}, status)
@@ -176,6 +192,15 @@ def application(library: Library, *, hosts: frozenset[str] = LOOPBACK, token: st
                for name, answer in (("about", about), ("try", tried), ("steer", steered))]
     app = Starlette(routes=routes, lifespan=life, exception_handlers={404: lost, **dict.fromkeys(STATUS, failed)})
     return Guard(GZipMiddleware(app, minimum_size=1000, compresslevel=3), hosts, token)
+
+
+def status_of(error: Exception) -> int:
+    return next(n for kind, n in STATUS.items() if isinstance(error, kind))
+
+
+def said_of(error: Exception) -> str:
+    """An error as one sentence."""
+    return str(error.args[0] if isinstance(error, LookupError) and error.args else error) or type(error).__name__
 
 
 async def _in_thread(answer: Callable[[Request], Response], request: Request) -> Response:
@@ -206,6 +231,12 @@ def _write(shelf: Shelf, latent: int, form: Mapping[str, str]) -> None:
     what = form.get("what", "")
     text = form.get("text", "")
     if what == "label":
+        kept = notes.label(latent)
+        now = kept["text"] if kept else ""
+        if "was" in form and now not in (form["was"], text.strip()):
+            by = f" by {kept['author']}" if kept and kept["author"] else ""
+            raise Meanwhile(f"in the meantime this label became {now!r}{by}; save again to replace it." if now else
+                            "in the meantime this label was taken away; save again to give yours.")
         notes.set_label(latent, text.strip(), author)
     elif what == "note":
         notes.add_note(latent, text, author)
@@ -242,4 +273,4 @@ def _data(shelf: Shelf, latent: int) -> dict[str, Any]:
 
 def as_text(data: Mapping[str, Any]) -> str:
     """A feature's data as a file of a static site."""
-    return json.dumps(data, ensure_ascii=False)
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":"))

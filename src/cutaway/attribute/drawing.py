@@ -13,6 +13,7 @@ import numpy as np
 from markupsafe import Markup
 
 from ..report.cards import DARK, MONO
+from ..report.terminal import cell
 from ..report.tokens import EMPTY, short, visible
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def _small_map(a: Attribution, row: int) -> Text:
     picture = Text()
     for line in shade[::step, ::step]:
         for s in line:
-            picture.append("  ", f"on {_colour(float(s))}")
+            picture.append(*cell(float(s), _colour(float(s))))
         picture.append("\n")
     return picture
 

@@ -150,17 +150,24 @@ class Faithfulness:
     about: dict[str, Any]
 
     def __str__(self) -> str:
+        import pandas as pd
+        columns, rows, words = self.said()
+        return f"{pd.DataFrame(rows, columns=columns).to_string(index=False)}\n{words}"
+
+    def said(self) -> tuple[list[str], list[list[str]], str]:
+        """The table as it is printed, its columns and rows, and in words what it was measured on."""
         a, shown = self.about, self.frame.copy()
         for name, low, high in (("value", "low", "high"), ("difference", "difference_low", "difference_high")):
             shown[name] = [_said(v, x, y) for v, x, y in zip(shown[name], shown[low], shown[high], strict=True)]
         shown["random"] = shown["random"].map(_number)
         shown["better"] = shown["better"].map({True: "than random", False: "-"})
         columns = ["measure", "wants", "method", "value", "random", "difference", "better"]
-        text = shown.sort_values("measure", kind="stable")[columns].to_string(index=False)
+        rows = shown.sort_values("measure", kind="stable")[columns].values.tolist()
         over = "one row, which decides nothing" if a["rows"] < 2 else (
             "95% bootstrap intervals over rows, false-discovery rate 5%")
-        return (f"{text}\n{a['rows']} row{'s' * (a['rows'] > 1)} of {a['network']}, units closed to {a['baseline']}, "
-                f"{a['draws']} draws, seed {a['seed']}; {over}")
+        words = (f"{a['rows']} row{'s' * (a['rows'] > 1)} of {a['network']}, units closed to {a['baseline']}, "
+                 f"{a['draws']} draws, seed {a['seed']}; {over}")
+        return columns, rows, words
 
     def plot(self) -> Figure:
         """The curves behind insertion and deletion, as a matplotlib figure."""

@@ -9,35 +9,16 @@ import sys
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; bad input ends with one sentence and a status that is not zero."""
-    import tyro
-
-    from . import (
-        analysing,
-        attributing,
-        benching,
-        catalogue,
-        checking,
-        circuits,
-        converting,
-        editing,
-        explaining,
-        harvesting,
-        learning,
-        parts,
-        running,
-        serving,
-        storing,
-    )
-    app = tyro.extras.SubcommandApp()
-    for command in (running.demo, running.sites, learning.learn, harvesting.harvest, learning.evaluate, learning.features,
-                    explaining.explain, storing.store, serving.serve, serving.export, parts.score, analysing.analyse,
-                    attributing.attribute, checking.faithfulness, circuits.circuit, editing.edit, converting.convert,
-                    catalogue.catalogue, catalogue.prove, benching.bench, running.rerun):
-        app.command(command)
+    if os.environ.get("NO_COLOR"):
+        os.environ.setdefault("PYTHON_TYRO_ANSI_CODES", "False")    # tyro, which prints help, does not read NO_COLOR
     try:
-        app.cli(prog="cutaway", args=arguments, description="Find what matters inside a neural network, and act on it.")
+        from .commands import run
+        run(sys.argv[1:] if arguments is None else arguments)
     except KeyboardInterrupt as stop:
         sys.exit(f"cutaway: {stop}" if str(stop) else "cutaway: stopped.")
+    except BrokenPipeError:         # whoever read what is printed has seen enough, such as head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (ValueError, OSError, IndexError, ImportError) as error:
         sys.exit(f"cutaway: {_said(error)}")
 

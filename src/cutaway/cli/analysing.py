@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from . import folder, inputs
+from .screen import console, say, show
 
 if TYPE_CHECKING:
     from ..analyses import Finding
@@ -24,12 +25,12 @@ def analyse(model: Annotated[str, tyro.conf.Positional] = "pico", method: Annota
             sink-decorrelation; left out, they are listed with their options.
         data: Text files, or the standard library's stdlib:test; for networks of images a folder, one subfolder for each class.
         tokens: On how much of it, such as 4k or all; left out, as much as the analysis usually takes.
-        context: Tokens in a row of text; left out, as many as the analysis usually takes.
+        context: Tokens in a row of text, such as 128; left out, as many as the analysis usually takes.
         set: The analysis' options, as NAME=VALUE, such as cuts=2.
         parts: Disjoint parts of the data, over which intervals are taken.
         out: Folder for figures.json, figures.png and the configuration.
         seed: Of everything that is drawn.
-        device: Where the network runs.
+        device: Where the network runs, such as cpu or cuda.
         pickle: Also read weights that are saved as a pickle.
     """
     from ..analyses import analyse as run
@@ -47,22 +48,19 @@ def analyse(model: Annotated[str, tyro.conf.Positional] = "pico", method: Annota
     folder.figures(out, found.json())
     found.plot(out / "figures.png")
     _show(found)
-    print(f"\nAll figures are in {out / 'figures.json'}, and a picture of them in {out / 'figures.png'}.")
+    say(f"\nAll figures are in {out / 'figures.json'}, and a picture of them in {out / 'figures.png'}.")
 
 
 def _list() -> None:
     """Every analysis: what it asks, its paper and its options."""
-    from rich.console import Console
-
     from ..analyses import ANALYSES
     from ..catalogue import methods
-    from ..report import terminal
     known = methods("analysis")
     rows = [(name, f"{one.summary} ({known[name].paper})", " ".join(
         option if p.default in ("", None, ()) else f"{option}={_typed(p.default)}" for option, p in one.options.items()))
         for name, one in ANALYSES.items()]
-    Console(highlight=False).print(terminal.table(["analysis", "what it gives", "options for --set"], rows, left=(0, 1, 2)))
-    print("Run one with `cutaway analyse MODEL NAME`.")
+    show(["analysis", "what it gives", "options for --set"], rows, left=(0, 1, 2))
+    say("Run one with `cutaway analyse MODEL NAME`.")
 
 
 def _typed(value: object) -> str:
@@ -72,11 +70,7 @@ def _typed(value: object) -> str:
 
 def _show(found: Finding) -> None:
     """The table, and the words that it comes to."""
-    from rich.console import Console
-
-    from ..report import terminal
-    console = Console(highlight=False)
-    console.print(f"\n{found.method} of {found.note}", style="bold", markup=False)
-    console.print(terminal.table(found.table.columns, found.table.rows, found.table.title))
+    console().print(f"\n{found.method} of {found.note}", style="bold", markup=False)
+    show(found.table.columns, found.table.rows, found.table.title)
     for sentence in found.sentences:
-        console.print(f"- {sentence}", markup=False)
+        say(f"- {sentence}")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from ..files import write, write_json
-from ..network import Network
 from . import folder, inputs
+from .screen import console, say
+
+if TYPE_CHECKING:
+    from ..network import Network
 
 
 def attribute(model: Annotated[str, tyro.conf.Positional] = "pico", /, text: tuple[str, ...] = (), images: Path | None = None,
@@ -21,7 +24,7 @@ def attribute(model: Annotated[str, tyro.conf.Positional] = "pico", /, text: tup
 
     Args:
         model: A model's folder, hub id, or "pico".
-        text: Texts to explain.
+        text: Texts to explain, such as "for i in range(10):".
         images: Or a folder of images, or one image.
         method: Of the family attribute; `cutaway catalogue attribute` lists them.
         target: The token (as text, or id:7) or class to explain, or with --run a feature, as feature:17, whose activation is
@@ -30,7 +33,7 @@ def attribute(model: Annotated[str, tyro.conf.Positional] = "pico", /, text: tup
         over: tokens, words, pixels or patches; left out, tokens or pixels.
         of: logit, probability, log-probability or loss.
         position: At which token the output is read, negative from the end; left out, the last.
-        baseline: zero, mean, blur, or a number: what is left of a unit that is taken away.
+        baseline: zero, mean, blur, or a number such as 0.5: what is left of a unit that is taken away.
         site: Where a text's embeddings are, in a network whose family Cutaway does not know.
         patch: The side of a patch in pixels.
         size: The side to which images are brought, for a network that does not say it.
@@ -40,10 +43,9 @@ def attribute(model: Annotated[str, tyro.conf.Positional] = "pico", /, text: tup
         batch_size: Rows that go through the network at a time.
         top: How many units to print with their values.
         out: Folder for the page, the picture, the values and the configuration.
-        device: Where the network runs.
+        device: Where the network runs, such as cpu or cuda.
         pickle: Also read weights that are saved as a pickle.
     """
-    from rich.console import Console
 
     from ..attribute import attribute as explain
     from ..attribute.drawing import texts
@@ -63,17 +65,17 @@ def attribute(model: Annotated[str, tyro.conf.Positional] = "pico", /, text: tup
         "model": model, "text": text, "images": images, "method": method, "target": target, "contrast": contrast, "over": over,
         "of": of, "position": position, "baseline": baseline, "site": site, "patch": patch, "size": size, "run": run,
         "set": set, "rows": rows, "batch_size": batch_size, "top": top, "out": out, "device": device, "pickle": pickle})
-    console = Console(highlight=False, soft_wrap=True)
+    screen = console()
     shown = found.names is not None or (found.values.ndim == 3 and found.features is None)   # as text or a map, not a list
     for i in range(len(found)):
         for line in texts(found, [i])[: 2 if shown else 1]:
-            console.print(line)
+            screen.print(line)
         for unit, value in found.top(top, i):
-            console.print(f"{value:+10.4g}  {unit!r}", markup=False)
+            screen.print(f"{value:+10.4g}  {unit!r}", markup=False)
     write_json(out / "attribution.json", found.json())
     page = write(out / "attribution.html", lambda part: part.write_text(found.html(), encoding="utf-8"))
     write(out / "attribution.png", lambda part: found.plot().savefig(part, format="png"))
-    print(f"\nThe page is {page}, its picture attribution.png and the values attribution.json beside it.")
+    say(f"\nThe page is {page}, its picture attribution.png and the values attribution.json beside it.")
 
 
 def _images(path: Path | None, net: Network, rows: int, size: int | None) -> Any:

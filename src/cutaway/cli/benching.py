@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from . import folder
+from .screen import say, show
 
 
 def bench(what: Annotated[Literal["dictionaries"], tyro.conf.Positional], /, out: Path = Path("runs/bench-dictionaries"),
@@ -22,9 +23,10 @@ def bench(what: Annotated[Literal["dictionaries"], tyro.conf.Positional], /, out
     Args:
         what: What is compared.
         out: Folder for the trainings, dictionaries.md, dictionaries.json and dictionaries.png.
-        scenes: Names of worlds, or pico; left out, all but the full SynthSAEBench (synth-sae-bench), which takes days here.
-        methods: Names from the catalogue; left out, all that learn from activations alone.
-        seeds: How many.
+        scenes: Names of worlds, such as correlated, or pico; left out, all but the full SynthSAEBench (synth-sae-bench), which
+            takes days here.
+        methods: Names from the catalogue, such as topk jumprelu; left out, all that learn from activations alone.
+        seeds: How many times each is trained, each time from another seed.
         samples: Activations of each training.
         batch: Activations of each step.
         frontier: Also train at other L0, where a scene has some, for the plot.
@@ -52,5 +54,18 @@ def bench(what: Annotated[Literal["dictionaries"], tyro.conf.Positional], /, out
                                     "samples": samples, "batch": batch, "frontier": frontier, "tune": tune, "quick": quick})
     found = kept(out, plan) if show else run(out, plan)
     path = report(out, found, json.loads((out / "budget.json").read_text(encoding="utf-8")))
-    print(path.read_text(encoding="utf-8"))
-    print(f"The table is {path}, the plot {path.with_suffix('.png')}, and every figure is in {path.with_suffix('.json')}.")
+    _print(path.read_text(encoding="utf-8"))
+    say(f"The table is {path}, the plot {path.with_suffix('.png')}, and every figure is in {path.with_suffix('.json')}.")
+
+
+def _print(report: str) -> None:
+    """A report in Markdown, its tables as tables of the terminal."""
+    table: list[list[str]] = []
+    for line in [*report.splitlines(), ""]:
+        if line.startswith("|"):
+            table.append([cell.strip().replace("**", "") for cell in line.strip("|").split("|")])
+            continue
+        if table:
+            show(table[0], table[2:])
+            table = []
+        say(line)

@@ -10,6 +10,7 @@ import tyro
 from ..files import write
 from . import folder, inputs
 from .attributing import _images, _named, _number, options_of, units_of
+from .screen import say, show
 
 METHODS = ("integrated-gradients", "input-x-gradient", "saliency", "leave-one-out")
 
@@ -35,7 +36,7 @@ def faithfulness(model: Annotated[str, tyro.conf.Positional] = "pico", /, text: 
         over: tokens, words, pixels or patches; left out, tokens or pixels.
         of: What is attributed: logit, probability, log-probability or loss.
         position: At which token the output is read, negative from the end; left out, the last.
-        baseline: zero, mean, blur, or a number: what a closed unit leaves.
+        baseline: zero, mean, blur, or a number such as 0.5: what a closed unit leaves.
         site: Where a text's embeddings are, in a network whose family Cutaway does not know.
         patch: The side of a patch in pixels.
         size: The side to which images are brought, for a network that does not say it.
@@ -51,7 +52,7 @@ def faithfulness(model: Annotated[str, tyro.conf.Positional] = "pico", /, text: 
         seed: Of all random draws.
         batch_size: Rows that go through the network at a time.
         out: Folder for the table, the curves and the configuration.
-        device: Where the network runs.
+        device: Where the network runs, such as cpu or cuda.
         pickle: Also read weights that are saved as a pickle.
     """
     from ..attribute.faithfulness import MEASURES
@@ -74,12 +75,15 @@ def faithfulness(model: Annotated[str, tyro.conf.Positional] = "pico", /, text: 
         "size": size, "run": run, "set": set, "measures": measures, "rows": rows, "tokens": tokens, "draws": draws,
         "radius": radius, "scaling": scaling, "seed": seed, "batch_size": batch_size, "out": out, "device": device,
         "pickle": pickle})
-    print(found)
+    columns, lines, words = found.said()
+    for measure, wants in dict.fromkeys((line[0], line[1]) for line in lines):
+        show(columns[2:], [line[2:] for line in lines if line[0] == measure], f"{measure}: {wants} is better", left=(0, 4))
+    say(words)
     folder.figures(out, {"about": found.about, "rows": found.frame.to_dict("records"),
                          "curves": {f"{name} of {way}": curve.tolist() for (way, name), curve in found.curves.items()}})
     if found.curves:
         write(out / "curves.png", lambda part: found.plot().savefig(part, format="png"))
-    print(f"\nThe figures are in {out / 'figures.json'}" + (", the curves in curves.png beside them." if found.curves else "."))
+    say(f"\nThe figures are in {out / 'figures.json'}" + (", the curves in curves.png beside them." if found.curves else "."))
 
 
 def _with_options(methods: tuple[str, ...], pairs: tuple[str, ...]) -> dict[str, dict[str, Any]]:

@@ -10,6 +10,7 @@ import tyro
 
 from ..files import write_json
 from . import folder, inputs
+from .screen import frame, say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +37,7 @@ def circuit(model: Annotated[str, tyro.conf.Positional] = "pico", /, task: str =
         top: How many heads and parts to print.
         out: Folder for heads.json, circuit.json, pictures and the configuration.
         seed: Of the prompts and of random circuits.
-        device: Where the network runs.
+        device: Where the network runs, such as cpu or cuda.
         pickle: Also read weights that are saved as a pickle.
     """
     from ..circuits import strength, task_of
@@ -48,16 +49,16 @@ def circuit(model: Annotated[str, tyro.conf.Positional] = "pico", /, task: str =
     folder.begin(out, "circuit", {
         "model": model, "task": task, "level": level, "by": by, "target": target, "n": n, "top": top, "out": out, "seed": seed,
         "device": device, "pickle": pickle})
-    print(f"{asked.name} in {net.name}, {len(asked)} pairs of prompts of {asked.length} tokens")
+    say(f"{asked.name} in {net.name}, {len(asked)} pairs of prompts of {asked.length} tokens")
     for figure in shown:
-        print(f"- {figure}")
+        say(f"- {figure}")
     _heads(net, asked, top, out)
     unknown = _without_edges(net)
     if unknown:
-        print(f"\nNo circuit was sought: {unknown}\nThe heads are in {out}: heads.json and heads.png.")
+        say(f"\nNo circuit was sought: {unknown}\nThe heads are in {out}: heads.json and heads.png.")
         return
     _circuit(net, asked, level, by, target, seed, top, out)
-    print(f"\nAll of it is in {out}: heads.json and heads.png, circuit.json and circuit.png, curves.png.")
+    say(f"\nAll of it is in {out}: heads.json and heads.png, circuit.json and circuit.png, curves.png.")
 
 
 def _without_edges(net: Network) -> str:
@@ -78,12 +79,12 @@ def _heads(net: Network, asked: Task, top: int, out: Path) -> None:
     other = {"noising": activation_patching(net, asked, HEADS, direction="noising", progress=True),
              "attribution": attribution_patching(net, asked, HEADS), "relp": relp(net, asked, HEADS)}
     table = with_patterns(net, head_table(measured, other))
-    print(f"\nHeads by activation patching (denoising), as shares of a gap of {measured.gap:.3g} {asked.unit}:")
-    print(table.head(top).to_string(index=False, float_format="{:.3f}".format))
+    say(f"\nHeads by activation patching (denoising), as shares of a gap of {measured.gap:.3g} {asked.unit}:")
+    frame(table.head(top).assign(site=table["site"] + ":" + table["unit"].astype(str)).drop(columns="unit"))
     agreed = {name: agreement(other[name], measured)["heads"] for name in ("attribution", "relp")}
     for name, found in agreed.items():
-        print(f"- {name} agrees with the measured effect of {found.n} heads: Pearson {found.pearson:.3f}, Spearman "
-              f"{found.spearman:.3f}, same sign {found.signs:.2f}")
+        say(f"- {name} agrees with the measured effect of {found.n} heads: Pearson {found.pearson:.3f}, Spearman "
+            f"{found.spearman:.3f}, same sign {found.signs:.2f}")
     write_json(out / "heads.json", {**measured.about, "gap": measured.gap, "heads": table.to_dict("records"),
                                     "agreement": {name: asdict(found) for name, found in agreed.items()}})
     save(draw_heads(measured), out / "heads.png")
@@ -112,15 +113,15 @@ def _circuit(net: Network, asked: Task, level: str, by: str, target: float, seed
     found = smallest_circuit(net, asked, level, by, target, seed=seed, progress=True)
     measured_on = asked.halves()[1]
     areas = benchmark(measured_on, found.scores, seed=seed)
-    print(f"\nThe smallest circuit found on {len(asked) - len(measured_on)} pairs has {len(found.parts)} of {found.n_parts:,} "
-          f"{level}; on the other {len(measured_on)}:")
+    say(f"\nThe smallest circuit found on {len(asked) - len(measured_on)} pairs has {len(found.parts)} of {found.n_parts:,} "
+        f"{level}; on the other {len(measured_on)}:")
     for figure in found.figures.values():
-        print(f"- {figure}")
-    print(found.frame().head(top).to_string(index=False, float_format="{:.3f}".format))
-    print(f"\nEdges by {by}, kept from the best to the worst (definitions of arXiv 2504.13151):")
+        say(f"- {figure}")
+    frame(found.frame().head(top))
+    say(f"\nEdges by {by}, kept from the best to the worst (definitions of arXiv 2504.13151):")
     said: dict[str, Any] = {"cpr": areas.cpr, "cmd": areas.cmd, "log cmd": areas.log_cmd}
     for kind, figure in said.items():
-        print(f"- {figure}; random orders {sum(areas.random[kind]) / len(areas.random[kind]):.4g}")
+        say(f"- {figure}; random orders {sum(areas.random[kind]) / len(areas.random[kind]):.4g}")
     write_json(out / "circuit.json", {
         **found.json(), "areas": {kind: figure.json() for kind, figure in said.items()}, "random areas": areas.random,
         "faithfulness by share": {name: dict(zip(map(str, line.shares), line.faithfulness.tolist(), strict=True))

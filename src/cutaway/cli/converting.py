@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from . import folder, inputs
+from .screen import say
 
 if TYPE_CHECKING:
     from ..network import Network, Site
@@ -43,7 +44,7 @@ def convert(src: Annotated[Path, tyro.conf.Positional], dst: Annotated[Path, tyr
         by_norm: Whether latents are chosen with the norms of their decoder rows, where the file does not say.
         skip_special: It was not trained on special tokens such as BOS, so leave those alone when it is spliced in.
         dtype: Of the tensors.
-        device: Where the network runs.
+        device: Where the network runs, such as cpu or cuda.
         pickle: Also read a pickle, with weights_only.
     """
     from ..formats import save_dictionary
@@ -70,12 +71,12 @@ def convert(src: Annotated[Path, tyro.conf.Positional], dst: Annotated[Path, tyr
             "src": src, "dst": dst, "to": to, "format": format, "model": model, "data": data, "site": site, "target": target,
             "center": center, "activation": activation, "k": k, "threshold": threshold, "scale": scale, "by_norm": by_norm,
             "skip_special": skip_special, "dtype": dtype, "device": device, "pickle": pickle})
-        print(f"The dictionaries are in {dst}; next: cutaway evaluate {dst}")
+        say(f"The dictionaries are in {dst}; next: cutaway evaluate {dst}")
         return
     fresh = not dst.exists()
     try:
         for key, one in made.items():
-            print(f"Written: {save_dictionary(one, dst if len(made) == 1 else dst / key.replace('/', '+'), to)}")
+            say(f"Written: {save_dictionary(one, dst if len(made) == 1 else dst / key.replace('/', '+'), to)}")
     except ValueError:
         if fresh:
             shutil.rmtree(dst, ignore_errors=True)   # of several, those that could be written are no use alone
@@ -119,7 +120,7 @@ def report(net: Network, made: dict[str, Any], data: str, src: Path) -> None:
             raise ValueError(f"{src} was learned on activations of width {one.d}, but {sites[0].name} of {net.name} has "
                              f"{found[0].shape[-1]}; it belongs to another network.")
         fvu = check(one, (found[:n_read], found[n_read:]), src)
-        print(f"{key}: {one.width:,} latents; FVU {fvu:.4f} on {len(found[0]):,} activations of {source.name}")
+        say(f"{key}: {one.width:,} latents; FVU {fvu:.4f} on {len(found[0]):,} activations of {source.name}")
 
 
 def places(net: Network, one: Any, src: Path) -> list[Site]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from ..network import Edit, Network
 from . import folder, inputs
+from .screen import console
+
+if TYPE_CHECKING:
+    from ..network import Edit, Network
 
 
 def edit(model: Annotated[str, tyro.conf.Positional] = "pico", /, zero: tuple[str, ...] = (), mean: tuple[str, ...] = (),
@@ -20,21 +23,19 @@ def edit(model: Annotated[str, tyro.conf.Positional] = "pico", /, zero: tuple[st
     Args:
         model: A model's folder, hub id, or "pico".
         zero: Sites to set to zero, with units: blocks.3.attn.heads:0,5 or blocks.2.mlp.
-        mean: Sites to set to their mean over the data, in the same way.
+        mean: Sites to set to their mean over the data, in the same way, such as blocks.3.mlp.
         steer: Features to add, as RUN:FEATURE:STRENGTH, such as runs/learn:123:6.0.
         clamp: Features to hold at a value, as RUN:FEATURE:VALUE; 0 ablates the feature.
-        prompt: Texts to continue, before and after.
+        prompt: Texts to continue, before and after, such as "def main(".
         new_tokens: How many tokens to continue with.
         temperature: 0 takes the likeliest token; above 0 samples.
-        data: Text on which the loss is measured.
-        tokens: On how many tokens.
+        data: Text files on which the loss is measured (globs and commas allowed), or stdlib:test.
+        tokens: On how many tokens, such as 20k or all.
         out: Folder for the figures and the configuration.
         seed: Of sampling.
-        device: Where the network runs.
+        device: Where the network runs, such as cpu or cuda.
         pickle: Also read weights that are saved as a pickle.
     """
-    from rich.console import Console
-
     from ..edits import mean_ablate, zero_ablate
     from ..metrics import measure
     from ..report import terminal
@@ -61,9 +62,8 @@ def edit(model: Annotated[str, tyro.conf.Positional] = "pico", /, zero: tuple[st
         before = measure(net, source, "loss", progress=True)["loss"]
         with net.edited(edits):
             after = measure(net, source, ["loss", "kl"], progress=True)
-        console = Console(highlight=False)
-        console.print(terminal.figures([before], "As it is"))
-        console.print(terminal.figures(list(after.values()), "Edited"))
+        console().print(terminal.figures([before], "As it is"))
+        console().print(terminal.figures(list(after.values()), "Edited"))
         folder.figures(out, {"before": before.json(), "after": {n: f.json() for n, f in after.items()}, "texts": texts})
 
 

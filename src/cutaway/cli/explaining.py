@@ -6,24 +6,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import tyro
 
+from ..counts import count_of
 from ..files import write_json
 from . import folder, inputs
+from .screen import say
 
 
 def explain(run: Annotated[Path, tyro.conf.Positional], ids: Annotated[tuple[int, ...], tyro.conf.Positional] = (), /,
             by: str = "rule-induction", scorers: tuple[str, ...] = ("detection", "fuzzing"), site: str = "", data: str = "",
             tokens: str = "200k", n: int = 50, floors: int = 3, judge: str = "", endpoint: str = "", model: str = "",
-            key_from: str = "", requests: int = 1000, out: Path | None = None, seed: int = 0, device: str = "cpu") -> None:
+            key_from: str = "", requests: int = 1000, token_budget: str = "1M", longest: int = 400, out: Path | None = None,
+            seed: int = 0, device: str = "cpu") -> None:
     """Name features of a run, and score every name on held-out text against names of other features.
 
     Where `cutaway store` made a store, names are kept in it one by one as they are found, and its pages show them.
 
     Args:
-        run: The folder that `cutaway learn` wrote.
-        ids: Numbers of features; left out, a dozen that fire neither hardly ever nor nearly always.
+        run: The folder that `cutaway learn` wrote, such as runs/learn.
+        ids: Numbers of features, such as 17 203; left out, a dozen that fire neither hardly ever nor nearly always.
         by: rule-induction and logit-effects need nothing else; llm-explainer asks a language model.
         scorers: Of detection, fuzzing, simulation, embedding, surprisal and intervention.
         site: Which dictionary, where the run has several; a cross-layer transcoder has one for each of its layers.
@@ -35,12 +37,14 @@ def explain(run: Annotated[Path, tyro.conf.Positional], ids: Annotated[tuple[int
         judge: rule (the name's own rule) or model; left out, model for names by a language model and rule for others.
         endpoint: An OpenAI-compatible language model, such as http://127.0.0.1:8080/v1.
         model: The model's name there.
-        key_from: The environment variable that holds the endpoint's key, where it needs one.
+        key_from: The environment variable that holds the endpoint's key, where it needs one, such as OPENAI_API_KEY.
         requests: At most so many requests; what was answered is kept, and is not asked again.
+        token_budget: At most about so many tokens, of prompts and answers together, such as 200k.
+        longest: Tokens of one answer; give a model that reasons first a few thousand.
         out: Folder for the names as JSON, the prompts and answers, and the configuration; left out, `names` in the run's
             folder.
         seed: Of everything that is random.
-        device: Where the network runs.
+        device: Where the network runs, such as cpu or cuda.
     """
     from ..dictionaries import watch
     from ..explain import Endpoint
@@ -56,7 +60,8 @@ def explain(run: Annotated[Path, tyro.conf.Positional], ids: Annotated[tuple[int
     if bool(endpoint) != bool(model):
         raise ValueError("a language model is given by both --endpoint and --model, such as --endpoint "
                          "http://127.0.0.1:8080/v1 --model llama.")
-    asked = Endpoint(endpoint, model, key_from, out / "answers.jsonl", requests) if endpoint else None
+    asked = Endpoint(endpoint, model, key_from, out / "answers.jsonl", requests, count_of(token_budget),
+                     longest=longest) if endpoint else None
     judged = judge or ("model" if by == "llm-explainer" else "rule")
     means(by, scorers, judged, asked, floors)     # with words for what cannot be done, before anything is looked at
     loaded, learned = _load(run, device)
@@ -68,7 +73,7 @@ def explain(run: Annotated[Path, tyro.conf.Positional], ids: Annotated[tuple[int
     source = _scattered(inputs.data(chosen, loaded.net), tokens, seed)
     given = {"run": run, "ids": ids, "by": by, "scorers": scorers, "site": site, "data": data, "tokens": tokens, "n": n,
              "floors": floors, "judge": judge, "endpoint": endpoint, "model": model, "key_from": key_from,
-             "requests": requests, "out": out, "seed": seed, "device": device}
+             "requests": requests, "token_budget": token_budget, "longest": longest, "out": out, "seed": seed, "device": device}
     dictionary, key, at = loaded.dictionary, next(iter(loaded.dictionaries)), now()
     with folder.begun(out, "explain", given), store_of(run, key, dictionary) as kept:
         def keep(found: Any) -> None:
@@ -78,21 +83,23 @@ def explain(run: Annotated[Path, tyro.conf.Positional], ids: Annotated[tuple[int
         names = name(features, tuple(ids) or None, by, tuple(scorers), judged, asked, n=n, floors=floors, seed=seed,
                      progress=True, keep=keep)
     for found in names:
-        print(f"{found}\n")
+        say(f"{found}\n")
     told, named = sum(found.tells for found in names), sum(bool(found.text) for found in names)
     written = write_json(out / f"{key.replace('/', '+')}.json", {
         "site": dictionary.site, "dictionary": of_dictionary(dictionary), "by": by, "at": at,
         "names": [found.json() for found in names], "endpoint": asked.json() if asked else None})
-    print(f"{named} of {len(names)} features have a name; {told} of these have a score above its floor and chance.")
+    say(f"{named} of {len(names)} features have a name; {told} of these have a score above its floor and chance.")
     if asked:
-        print(f"{asked.model} got {asked.sent} requests for {asked.asked} questions; {asked.unread} answers were unreadable.")
+        say(f"{asked.model} got {asked.sent:,} requests for {asked.asked:,} questions and used {asked.used:,} tokens; "
+            f"{asked.unread} answers were unreadable.")
     where = f"the store {kept.folder}, whose pages show them" if kept is not None else (
         f"no store, for this run has none; `cutaway store {run}` makes one and takes them in")
-    print(f"Kept in {written}, and in {where}")
+    say(f"Kept in {written}, and in {where}")
 
 
 def _scattered(source: Any, tokens: str, seed: int) -> Any:
     """So many tokens of data, in rows from all over it; a harvest is refused."""
+    import numpy as np
     source = inputs.first(source, "all")
     order = np.random.default_rng(seed).permutation(source.index)
     part = inputs.first(replace(source, index=order), tokens)

@@ -34,6 +34,7 @@ def begun(out: Path, command: str, arguments: dict[str, Any]) -> Iterator[None]:
     """
     path = out / "config.json"
     before = path.read_text(encoding="utf-8") if path.is_file() else None
+    above = [parent for parent in out.parents if not parent.exists()]
     begin(out, command, arguments)
     try:
         yield
@@ -43,6 +44,8 @@ def begun(out: Path, command: str, arguments: dict[str, Any]) -> Iterator[None]:
                 write(path, lambda part: part.write_text(before, encoding="utf-8"))
             elif {found.name for found in out.iterdir()} <= {"config.json", ".lock"}:
                 shutil.rmtree(out)
+                for parent in above:
+                    parent.rmdir()
         raise
 
 
@@ -66,6 +69,15 @@ def read(folder: Path) -> dict[str, Any]:
     if not isinstance(found, dict) or not {"command", "arguments"} <= found.keys():
         raise ValueError(f"{path} is not the configuration of a run; give a folder that `cutaway learn` or the like wrote.")
     return found
+
+
+def kept(path: Path) -> dict[str, Any]:
+    """What an earlier run of a command left in a JSON file; nothing where there is none or where it is damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def figures(out: Path, found: dict[str, Any]) -> Path:

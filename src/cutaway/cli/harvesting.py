@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from . import folder, inputs
+from .screen import say
 
 
 def harvest(model: Annotated[str, tyro.conf.Positional] = "pico", /, site: tuple[str, ...] = (), tokens: str = "1M",
@@ -45,6 +46,6 @@ def harvest(model: Annotated[str, tyro.conf.Positional] = "pico", /, site: tuple
                   batch_size=batch_size)
     for name in found.sites:
         about = found.moments(name)
-        print(f"{name}: {found.n:,} tokens, d {found.d(name)}, median norm {about.quantiles[0.5]:.3g}, "
-              f"{len(about.sinks):,} sinks with norms above {about.max_norm:.3g}")
-    print(f"The activations are in {out}; read them with cw.Harvest({str(out)!r}, net).")
+        say(f"{name}: {found.n:,} tokens, d {found.d(name)}, median norm {about.quantiles[0.5]:.3g}, "
+            f"{len(about.sinks):,} sinks with norms above {about.max_norm:.3g}")
+    say(f"The activations are in {out}; read them with cw.Harvest({str(out)!r}, net).")

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..counts import count_of
-from ..data import images, text
-from ..data.corpora import stdlib
-from ..data.stdlib import SPLITS
-from ..harvest import Harvest
-from ..harvest.layout import MANIFEST
-from ..network import Network
-from ..network import open as open_network
+
+if TYPE_CHECKING:
+    from ..network import Network
 
 
 def network(model: str, device: str = "cpu", pickle: bool = False) -> Network:
     """Open a model, quietly."""
-    return open_network(model, device=device, pickle=pickle)
+    from ..network import open
+    return open(model, device=device, pickle=pickle)
 
 
 def data(paths: str, net: Network, split: str = "train", context: int | None = None) -> Any:
     """The data of a command: files, the standard library's split (`stdlib`, or `stdlib:test`), or a harvest's folder; for a
     network that reads images a folder of them. context: tokens in a row of text; left out, as many as the network reads.
     """
+    from ..data import images, text
+    from ..data.corpora import stdlib
+    from ..data.stdlib import SPLITS
+    from ..harvest import Harvest
+    from ..harvest.layout import MANIFEST
     name, _, wanted = paths.partition(":")
     if net.kind in ("image", "vision") and not (Path(paths) / MANIFEST).exists():
         if name == "stdlib":
@@ -40,6 +42,7 @@ def data(paths: str, net: Network, split: str = "train", context: int | None = N
 
 def first(source: Any, tokens: str) -> Any:
     """The first so many tokens of data; all of them for "all"."""
+    from ..harvest import Harvest
     if isinstance(source, Harvest):
         raise ValueError(f"this command runs the network on text, but {source.folder} holds activations; give --data.")
     return source if tokens == "all" else source.take(count_of(tokens))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import os
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,6 +12,7 @@ import tyro
 
 from ..catalogue import find
 from . import folder, inputs
+from .screen import console, say
 
 
 def learn(model: Annotated[str, tyro.conf.Positional] = "pico", /, site: str = "", method: str = "topk", tokens: str = "1M",
@@ -64,17 +64,20 @@ def learn(model: Annotated[str, tyro.conf.Positional] = "pico", /, site: str = "
         return      # the first process speaks for all
     for key, history in run.history.items():
         last = history[-1]
-        print(f"{key}: {last['tokens']:,} tokens, FVU {last['fvu']:.4f} on the last batch, L0 {last['l0']:.1f}, "
-              f"dead {last['dead']:.1%}")
+        say(f"{key}: {last['tokens']:,} tokens, FVU {last['fvu']:.4f} on the last batch, L0 {last['l0']:.1f}, "
+            f"dead {last['dead']:.1%}")
     if profile:
-        print(times)
-    print(f"The dictionaries are in {out}; next: cutaway evaluate {out}")
+        say(times)
+    say(f"The dictionaries are in {out}; next: cutaway evaluate {out}")
 
 
 def _recipe(method: str, settings: tuple[str, ...]) -> Any:
     """A recipe from `name=value` settings, read by the types of the method's own signature."""
     maker = find(method, "dictionary")
     known, given = maker.signature.parameters, {}
+    if needed := [name for name, parameter in known.items() if parameter.default is parameter.empty]:
+        raise ValueError(f"{method} is no recipe to learn by: it is called from Python with {', '.join(needed)}; "
+                         f"`cutaway catalogue {method}` says what it does.")
     for setting in settings:
         name, _, value = setting.partition("=")
         if name not in known or not value:
@@ -121,18 +124,17 @@ def evaluate(run: Annotated[Path, tyro.conf.Positional], /, data: str = "", toke
     """Evaluate the dictionaries of a run: FVU, L0, dead and dense latents, loss recovered, KL; or their whole profile.
 
     Args:
-        run: The folder that `cutaway learn` wrote.
+        run: The folder that `cutaway learn` wrote, such as runs/learn.
         data: Text files or stdlib:test; left out, the standard library's test split for runs that learned from it, and
             otherwise the data that the run learned from.
-        tokens: On how many tokens, or all.
-        device: Where the network runs.
-        profile: Every metric, each figure with its floor and ceiling from the same run; a few minutes.
+        tokens: On how many tokens, such as 50k or all.
+        device: Where the network runs, such as cpu or cuda.
+        profile: Every metric, each figure with its floor and ceiling from the same run; a few minutes. Interrupted with
+            Ctrl-C, the same command goes on where it stopped.
         also: Runs of the same recipe from other seeds, for the profile's stability.
         site: Only this dictionary, where the run has several; in a profile each layer of a cross-layer transcoder is one.
-        metrics: Only these of the profile, such as reconstruction probing; left out, all.
+        metrics: Only these of the profile, such as reconstruction behaviour; left out, all.
     """
-    from rich.console import Console
-
     from ..dictionaries import evaluate as measure_dictionary
     from ..report import terminal
     loaded, arguments = _load(run, device)
@@ -142,52 +144,66 @@ def evaluate(run: Annotated[Path, tyro.conf.Positional], /, data: str = "", toke
     if also or metrics:
         raise ValueError("--also and --metrics say what is in the profile; give --profile too.")
     chosen = data or ("stdlib:test" if arguments["data"] == "stdlib" else arguments["data"])
-    source, console, found = inputs.first(inputs.data(chosen, loaded.net), tokens), Console(highlight=False), {}
+    source, screen = inputs.first(inputs.data(chosen, loaded.net), tokens), console()
+    found = {key: figures for key, figures in folder.kept(run / "figures.json").items() if key in loaded.dictionaries}
     if site and site not in loaded.dictionaries:
         raise ValueError(f"this run has no dictionary at {site}; it has {', '.join(loaded.dictionaries)}.")
     for key, dictionary in loaded.dictionaries.items() if not site else [(site, loaded.dictionaries[site])]:
         figures = measure_dictionary(loaded.net, dictionary, source, None, progress=True)
-        console.print(terminal.figures(list(figures.values()), f"{key}, {dictionary.width:,} latents, {source.name}"))
+        screen.print(terminal.figures(list(figures.values()), f"{key}, {dictionary.width:,} latents, {source.name}"))
         found[key] = {name: figure.json() for name, figure in figures.items()}
-    print(f"Kept in {folder.figures(run, found)}")
+        folder.figures(run, found)
+    if chosen == arguments["data"] and "converted" not in loaded.config:
+        say(f"It learned from {chosen} itself; for figures on text that it has not seen, give other files with --data.")
+    say(f"Kept in {run / 'figures.json'}")
 
 
 def _profile(run: Path, loaded: Any, arguments: dict[str, Any], data: str, tokens: str, also: tuple[Path, ...],
              site: str, metrics: tuple[str, ...]) -> None:
     """Print the profile of each dictionary of a run, or of some, and keep them as profile.json in its folder."""
-    from rich.console import Console
-
     from ..counts import count_of
     from ..dictionaries.apart import apart, chosen
     from ..dictionaries.quality import profile
+    from ..dictionaries.quality.keeping import joined
+    from ..dictionaries.quality.profile import checksum
     from ..files import write_json
     from ..report import profile as drawn
     from ..store.making import store_of
     from ..store.profiles import keep
     from ..train import load
-    net, console = loaded.net, Console(highlight=False)
-    kept = run / "profile.json"
-    found = json.loads(kept.read_text(encoding="utf-8")) if site and kept.exists() else {}
+    net, screen = loaded.net, console()
+    kept, unfinished = run / "profile.json", run / "profile.unfinished.json"
+    every = apart(loaded.dictionaries)
+    found = {key: one for key, one in folder.kept(kept).items()
+             if key in every and one["dictionary"]["checksum"] == checksum(every[key])}
     others = [apart(load(folder, net).dictionaries) for folder in also]
     text = data or ("stdlib:test" if arguments["data"] == "stdlib" else arguments["data"])
-    source, trained_on = inputs.data(text, net), inputs.data(arguments["data"], net)
-    for key, dictionary in (chosen(loaded.dictionaries, site) if site else apart(loaded.dictionaries)).items():
+    source, trained_on = inputs.data(text, net), None if "converted" in loaded.config else inputs.data(arguments["data"], net)
+    for key, dictionary in (chosen(loaded.dictionaries, site) if site else every).items():
         lacking = next((folder for folder, other in zip(also, others, strict=True) if key not in other), None)
         if lacking is not None:
             raise ValueError(f"{lacking} has no dictionary {key}, so it cannot be compared with {run}.")
         n = source.n_tokens if tokens == "all" else count_of(tokens)
-        made = profile(dictionary, net, source, trained_on=trained_on, tokens=n, progress=True, metrics=metrics or None,
-                       others=[other[key] for other in others])
-        console.print(*drawn.tables(made), sep="\n")
+        try:
+            made = profile(dictionary, net, source, trained_on=trained_on, tokens=n, progress=True, metrics=metrics or None,
+                           others=[other[key] for other in others], unfinished=unfinished)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("stopped; run the same command again to go on after the last finished metric") from None
+        screen.print(*drawn.tables(made), sep="\n")
         failed = drawn.failures(made)
         if failed:
-            print("A dictionary that nobody trained does as well or better on: " + ", ".join(failed) + ".")
-        found[key] = made.json()
+            say("A dictionary that nobody trained does as well or better on: " + ", ".join(failed) + ".")
+        whole = joined(found.get(key), made.json())
+        if whole is None:
+            say(f"Not kept: {kept} has more metrics of {key}, measured on other text or with other seeds.")
+            continue
+        found[key] = whole
         write_json(kept, found)
         with store_of(run, key, dictionary) as store:
             if store is not None:
                 keep(store, found[key])
-            print(f"Kept in {kept}{', and in its store' if store is not None else ''}")
+            say(f"Kept in {kept}{', and in its store' if store is not None else ''}")
+    unfinished.unlink(missing_ok=True)
 
 
 def features(run: Annotated[Path, tyro.conf.Positional], ids: Annotated[tuple[int, ...], tyro.conf.Positional] = (), /,
@@ -195,17 +211,15 @@ def features(run: Annotated[Path, tyro.conf.Positional], ids: Annotated[tuple[in
     """Show features of a run: how often they fire, which tokens they favour, and the contexts in which they fire.
 
     Args:
-        run: The folder that `cutaway learn` wrote.
-        ids: Numbers of features; left out, a few that fire neither hardly ever nor nearly always.
-        site: Which dictionary, where the run has several.
+        run: The folder that `cutaway learn` wrote, such as runs/learn.
+        ids: Numbers of features, such as 17 203; left out, a few that fire neither hardly ever nor nearly always.
+        site: Which dictionary, where the run has several, such as blocks.2.
         text: Instead, list the strongest features at each token of this text.
         n: How many contexts, and how many features when none are named.
         data: Where to look for contexts; left out, what the run learned from.
-        tokens: In how many tokens to look.
-        device: Where the network runs.
+        tokens: In how many tokens to look, such as 200k or all.
+        device: Where the network runs, such as cpu or cuda.
     """
-    from rich.console import Console
-
     from ..demo import described
     from ..dictionaries import watch
     from ..report import terminal
@@ -214,16 +228,16 @@ def features(run: Annotated[Path, tyro.conf.Positional], ids: Annotated[tuple[in
     loaded, arguments = _load(run, device)
     loaded = only(loaded, site)
     source = inputs.first(inputs.data(data or arguments["data"], loaded.net), tokens)
-    found, console = watch(loaded.net, loaded.dictionary, source, None, progress=True), Console(highlight=False)
+    found, screen = watch(loaded.net, loaded.dictionary, source, None, progress=True), console()
     if text:
         inputs_of_text = loaded.net.tokens(text)["input_ids"][0]
         for token, active in zip(inputs_of_text, found.active(text), strict=True):
             said = "  ".join(f"{latent}:{value:.2f}" for latent, value in active)
-            console.print(f"{loaded.net.tokenizer.decode([int(token)])!r:>16}  {said}", markup=False)
+            say(f"{loaded.net.tokenizer.decode([int(token)])!r:>16}  {said}")
         return
     shown = [found[i] for i in ids] or found.interesting(n)
     for feature in shown:
-        console.print(terminal.feature(described(feature), console.width, contexts=n))
+        screen.print(terminal.feature(described(feature), screen.width, contexts=n))
     if not shown:
-        print(f"No feature fires at least 20 times and at no more than 2% of these {found.n_tokens:,} tokens; name some by "
-              "their numbers, or look in more --tokens.")
+        say(f"No feature fires at least 20 times and at no more than 2% of these {found.n_tokens:,} tokens; name some by "
+            "their numbers, or look in more --tokens.")

@@ -11,6 +11,7 @@ import tyro
 
 from ..files import write
 from . import folder, inputs
+from .screen import console, say, show
 
 if TYPE_CHECKING:
     from ..network import Network
@@ -43,7 +44,7 @@ def score(model: Annotated[str, tyro.conf.Positional] = "pico", /, kind: tuple[s
         run: For features, the folder that `cutaway learn` wrote.
         out: Folder for report.html, the tables, their plots, the trust of each score and the configuration.
         seed: Of the sample of units.
-        device: Where the network runs.
+        device: Where the network runs, such as cpu or cuda.
         pickle: Also read weights that are saved as a pickle.
     """
     from ..metrics import moved, row_loss
@@ -73,10 +74,10 @@ def score(model: Annotated[str, tyro.conf.Positional] = "pico", /, kind: tuple[s
         _show(verdict, top)
         _write(verdict, out, alone=len(verdicts) == 1)
     if which_to_trust:
-        print("\n" + "\n".join(verdict.words for verdict in verdicts))
+        say("\n" + "\n".join(verdict.words for verdict in verdicts))
     page = scores_page(measured, seen, seed, top, {name: version(name) for name in folder.PACKAGES})
     write(out / "report.html", lambda part: part.write_text(render_scores(page), encoding="utf-8"))
-    print(f"\nThe page is {out / 'report.html'}; tables, plots and the trust of each score are beside it.")
+    say(f"\nThe page is {out / 'report.html'}; tables, plots and the trust of each score are beside it.")
 
 
 def _two(seen: Any, data: str, net: Network, tokens: str, seed: int) -> tuple[Any, Any]:
@@ -99,36 +100,34 @@ def _asked(net: Network, kind: str, by: Sequence[str], seen: Any, check: Any, *,
 
 
 def _show(verdict: Verdict, top: int) -> None:
-    from rich.console import Console
-
-    from ..report import terminal, words
+    from ..report import words
     from ..report.scores import listed
-    console, name = Console(highlight=False), verdict.shown
+    screen, name = console(), verdict.shown
     first = next(iter(verdict.trusts.values()))
-    console.print(f"\n{verdict.units.title()}", style="bold", markup=False)
+    screen.print(f"\n{verdict.units.title()}", style="bold", markup=False)
     for drawn in _drawn(verdict.units, name):
-        console.print(drawn)
+        screen.print(drawn)
     columns, rows = listed(verdict, top)
-    console.print(terminal.table(columns, rows, f"The {len(rows)} that matter most by {name}"))
+    show(columns, rows, f"The {len(rows)} that matter most by {name}")
     judged = [(t.score, words.number(t.agreement), f"{words.number(t.low)} to {words.number(t.high)}", f"{t.shared} of {t.top}",
                t.in_short) if t.defined else (t.score, *[words.DASH] * 3, "undefined")
               for t in verdict.trusts.values()]
     sample = f"all {first.n}" if first.n == first.of else f"{first.n} of {first.of:,}"
-    console.print(terminal.table(
+    show(
         ["score", "rank correlation", "95% interval", "of the top", "agrees"], judged,
         f"Agreement with the exact effect over {sample} {verdict.kind}: {first.metric} on "
         f"{'the same data' if first.same_data else 'other data'}, {first.data} ({first.rows:,} rows, {first.tokens:,} tokens), "
-        f"closed to {first.reference}; the exact effect repeats {words.number(first.repeats)} on so much data", left=(0, 4)))
+        f"closed to {first.reference}; the exact effect repeats {words.number(first.repeats)} on so much data", left=(0, 4))
     best = [name for name, trust in verdict.trusts.items() if trust.defined][:MATRIX]
     if len(best) > 2:
         agreement = verdict.units.agreement(best)
-        console.print(terminal.table(["", *best], [[one, *map(words.number, agreement.loc[one])] for one in best],
-                                     f"Rank correlation of the first {len(best)} with each other, over all {verdict.kind}"))
+        show(["", *best], [[one, *map(words.number, agreement.loc[one])] for one in best],
+             f"Rank correlation of the first {len(best)} with each other, over all {verdict.kind}")
     for trust in verdict.trusts.values():
         if not trust.defined:
-            console.print(f"{trust.words()}: {trust.why}.", markup=False)
+            say(f"{trust.words()}: {trust.why}.")
     for left_out, why in verdict.left_out.items():
-        console.print(f"{left_out} was left out: {why}", markup=False)
+        say(f"{left_out} was left out: {why}")
 
 
 def _drawn(table: Units, name: str) -> list[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from contextlib import chdir, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +10,9 @@ from typing import Annotated, Any
 import tyro
 
 from . import folder, inputs
+from .commands import MODULES
+from .commands import command as find
+from .screen import say, show
 
 
 def demo(out: Path = Path("runs/demo"), model: str = "pico", quick: bool = False, seed: int = 0) -> None:
@@ -33,19 +35,16 @@ def sites(model: Annotated[str, tyro.conf.Positional] = "pico", /, device: str =
 
     Args:
         model: A model's folder, hub id, or "pico".
-        device: Where the network is loaded.
+        device: Where the network is loaded, such as cpu or cuda.
         pickle: Also read weights that are saved as a pickle.
     """
-    from rich.console import Console
-
-    from ..report import terminal
     net = inputs.network(model, device, pickle)
-    print(net)
+    say(net)
     rows = [(site.name, site.path or "(the network)", site.io, str(site.n or "")) for site in net.named.values()]
-    Console(highlight=False).print(terminal.table(["site", "module", "tensor", "units"], rows, left=(0, 1, 2)))
+    show(["site", "module", "tensor", "units"], rows, left=(0, 1, 2))
     if not rows:
-        print("This network is of no known family; name sites by module path, such as fc1:in, fc1:out or fc1:weight:")
-        print("\n".join(f"  {path}" for path, _ in net.module.named_modules() if path))
+        say("This network is of no known family; name sites by module path, such as fc1:in, fc1:out or fc1:weight:")
+        say("\n".join(f"  {path}" for path, _ in net.module.named_modules() if path))
 
 
 def rerun(run: Annotated[Path, tyro.conf.Positional], /, out: Path | None = None) -> None:
@@ -55,29 +54,10 @@ def rerun(run: Annotated[Path, tyro.conf.Positional], /, out: Path | None = None
         run: The folder of an earlier run.
         out: Where to write this time; left out, the folder's own name with -again.
     """
-    from . import (
-        analysing,
-        attributing,
-        benching,
-        checking,
-        circuits,
-        converting,
-        editing,
-        explaining,
-        harvesting,
-        learning,
-        parts,
-        storing,
-    )
-    commands: dict[str, Callable[..., None]] = {
-        "demo": demo, "learn": learning.learn, "harvest": harvesting.harvest, "score": parts.score, "edit": editing.edit,
-        "explain": explaining.explain, "attribute": attributing.attribute, "store": storing.store, "bench": benching.bench,
-        "circuit": circuits.circuit, "faithfulness": checking.faithfulness, "analyse": analysing.analyse,
-        "convert": converting.convert}
     config = folder.read(run)
-    if config["command"] not in commands:
+    if config["command"] not in MODULES:
         raise ValueError(f"{run} is the folder of {config['command']!r}, which cannot be run again from it.")
-    command, arguments = commands[config["command"]], dict(config["arguments"])
+    command, arguments = find(config["command"]), dict(config["arguments"])
     run = run if run.name else run.resolve()     # the folder in which one stands
     out = out or run.with_name(f"{run.name}-again")
     if out.resolve() == run.resolve():

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import tyro
 
+from .screen import say
+
 
 def serve(run: Annotated[tuple[Path, ...], tyro.conf.Positional], /, host: str = "127.0.0.1", port: int = 7860, token: str = "",
           model: str = "", browser: bool = True, results: Path = Path("proofs/results")) -> None:
@@ -37,7 +39,7 @@ def export(run: Annotated[Path, tyro.conf.Positional], out: Annotated[Path, tyro
         results: Where `cutaway prove` keeps its results.
     """
     from ..app import export as write_site
-    print(f"The site begins at {write_site([run, *also], out, latents(features), results=results, progress=True)}")
+    say(f"The site begins at {write_site([run, *also], out, latents(features), results=results, progress=True)}")
 
 
 def latents(text: str) -> list[int] | None:

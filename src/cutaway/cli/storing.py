@@ -9,6 +9,7 @@ import tyro
 
 from . import folder, inputs
 from .learning import _load
+from .screen import say
 
 if TYPE_CHECKING:
     from ..store import FeatureStore
@@ -21,7 +22,7 @@ def store(run: Annotated[Path, tyro.conf.Positional], /, tokens: str = "2M", sit
     Interrupted at any moment, the same command goes on where it stopped.
 
     Args:
-        run: The folder that `cutaway learn` wrote.
+        run: The folder that `cutaway learn` wrote, such as runs/learn.
         tokens: In how many tokens to look, such as 500k or 2M, or all.
         site: Which dictionary, where the run has several; left out, all of them, one after the other. A cross-layer transcoder
             has one for each of its layers.
@@ -30,7 +31,7 @@ def store(run: Annotated[Path, tyro.conf.Positional], /, tokens: str = "2M", sit
         out: Folder of the store, for one dictionary; left out, store/SITE in the run's folder.
         verify: Instead, read every file of the run's stores and compare checksums; no network is loaded.
         seed: Of the contexts that are drawn at random.
-        device: Where the network runs.
+        device: Where the network runs, such as cpu or cuda.
     """
     from ..dictionaries.apart import apart, chosen
     from ..store import profiles, stores
@@ -49,10 +50,11 @@ def store(run: Annotated[Path, tyro.conf.Positional], /, tokens: str = "2M", sit
         with build(loaded, source, tokens=None if tokens == "all" else tokens, key=key, out=out, seed=seed) as made:
             folder.begin(made.folder, "store", {"run": run, "tokens": tokens, "site": key, "data": text, "seed": seed,
                                                 "device": device})
-            print(described(made))
+            say(described(made))
             profiles.take_in(made, run)
             if named := take_in(made, run / "names" / f"{key.replace('/', '+')}.json"):
-                print(f"{named} names that `cutaway explain` found before are in it.")
+                say(f"{named} names that `cutaway explain` found before are in it.")
+    say(f"Next: cutaway serve {run} shows it, and cutaway explain {run} looks for names.")
 
 
 def described(made: FeatureStore) -> str:
@@ -70,4 +72,4 @@ def _verify(folders: list[Path], run: Path) -> None:
     broken = [sentence for folder in folders for sentence in FeatureStore(folder).verify()]
     if broken:
         raise ValueError(" ".join(broken))
-    print(f"{len(folders)} {'store is' if len(folders) == 1 else 'stores are'} whole: every file has its checksum.")
+    say(f"{len(folders)} {'store is' if len(folders) == 1 else 'stores are'} whole: every file has its checksum.")

@@ -65,8 +65,8 @@ def layout_of(net: Network, context: int | None = None) -> Layout:
         raise ValueError(f"{net.name} is of kind {net.kind!r}, which reads no text; use cw.images or cw.arrays.")
     tokenizer = net.tokenizer
     if tokenizer is None:
-        raise ValueError(f"{net.name} was opened without a tokenizer, so it cannot read text; open it with "
-                         "cw.open(module, tokenizer), or give token ids with cw.arrays.")
+        raise ValueError(f"{net.name} was opened without a tokenizer, so it cannot read text; save its tokenizer "
+                         "in its folder, open it with cw.open(module, tokenizer), or give token ids with cw.arrays.")
     opens, closes = (_first(tokenizer, *names) for names in FRAMES[net.kind])
     end, begin, separator = (_first(tokenizer, name) for name in ("eos", "bos", "sep"))
     mask = _first(tokenizer, "mask") if net.kind == "masked" else (None,)

@@ -24,7 +24,10 @@ class ArrayData(Rows):
 
     def _read(self, whole: np.ndarray) -> tuple[Inputs, Tensor | None, Tensor | None]:
         index = torch.from_numpy(whole)
-        return map_inputs(self.x, lambda x: x[index]), None, None if self.y is None else self.y[index]
+        inputs = map_inputs(self.x, lambda x: x[index])
+        mask = inputs.get("attention_mask") if isinstance(inputs, dict) else None
+        keep = mask.bool() if mask is not None and mask.ndim == 2 else None
+        return inputs, keep, None if self.y is None else self.y[index]
 
     def _identity(self) -> str:
         named = {"x": self.x} if isinstance(self.x, Tensor) else self.x
@@ -40,8 +43,9 @@ def hash_of(x: Tensor) -> str:
 def arrays(x: Any, y: Any = None, *, name: str = "arrays") -> ArrayData:
     """Tensors or numpy arrays as rows of data for any network.
 
-    x: [n, ...], or a dict of such for networks with named inputs; y: labels [n] or [n, ...]. float64 becomes float32
-    and whole numbers become int64, as networks expect them. Raises ValueError for no rows, unequal lengths, NaN and
+    x: [n, ...], or a dict of such for networks with named inputs, where positions that its `attention_mask` [n, t] hides, such
+    as padding, do not count; y: labels [n] or [n, ...]. float64 becomes float32 and whole numbers become int64, as networks
+    expect them. Raises ValueError for no rows, unequal lengths, NaN and
     infinity.
     """
     named = {key: _tensor(value, key) for key, value in (x.items() if isinstance(x, Mapping) else [("x", x)])}

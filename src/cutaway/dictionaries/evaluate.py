@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
+from math import nan
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,7 @@ def evaluate(net: Network, dictionary: Dictionary, data: Any, tokens: int | str 
     `fvu`, their mean; all of its sites are replaced together.
     """
     data = as_data(data) if tokens is None else as_data(data).take(tokens)
+    dictionary = moved_to(dictionary, net.device)
     if len(dictionary.reads) == 1:
         dictionary.placed(net), dictionary.written(net)     # with words for a width or a name that does not fit
     reads, writes = ([net.site(name).name for name in names] for names in (dictionary.reads, dictionary.writes))
@@ -58,6 +61,12 @@ def evaluate(net: Network, dictionary: Dictionary, data: Any, tokens: int | str 
         figures.update(_spliced(net, dictionary, means, data, batch_size, named, bar))
     bar.close()
     return figures
+
+
+def moved_to(dictionary: Dictionary, device: Any) -> Dictionary:
+    """The dictionary on a device: itself, or a copy."""
+    here = next(dictionary.parameters()).device
+    return dictionary if here == torch.device(device) else deepcopy(dictionary).to(device)
 
 
 def _reconstructed(found: Sequence[Reconstruction], sites: Sequence[str], named: str) -> dict[str, Figure]:
@@ -94,11 +103,17 @@ def _spliced(net: Network, dictionary: Dictionary, means: Sequence[Tensor], data
         ("loss", "plain"), ("loss_spliced", "spliced"), ("loss_zero", "zero"), ("loss_mean", "mean"))}
     made["kl"] = ratio("kl", rows["kl spliced"], n, unit="nats", baseline="the network as it is", **facts)
     for name in ("zero", "mean"):
-        parts = np.stack([rows[name], rows["spliced"], rows["plain"]], 1)
-        low, high = bootstrap(parts, recovered)
-        made[f"loss_recovered_{name}"] = Figure(f"loss_recovered_{name}", float(recovered(parts.sum(0))), low, high,
-                                                baseline=f"{name} ablation", **facts)
+        parts, said = np.stack([rows[name], rows["spliced"], rows["plain"]], 1), f"loss_recovered_{name}"
+        reason = harmless(rows[name] - rows["plain"], n)
+        value = (nan, nan, nan) if reason else (float(recovered(parts.sum(0))), *bootstrap(parts, recovered))
+        made[said] = Figure(said, *value, baseline=f"{name} ablation", undefined=reason, **facts)
     return made
+
+
+def harmless(cost: np.ndarray, n: np.ndarray) -> str:
+    """Why no share can be had of what an ablation costs, from sums over rows of data; empty where it costs more than chance."""
+    made = ratio("cost", cost, n)
+    return f"the ablation costs {made.value:.2g} nats, no more than chance" if made.low <= 0 else ""
 
 
 def recovered(sums: np.ndarray) -> np.ndarray:

@@ -62,11 +62,12 @@ class Features:
         tensors = [seen.tensors[site] for site in self.sites]
         n, shape = len(self.dictionary.reads), tensors[-1].shape[:-1]
         x = [part.reshape(*shape, -1) for part in tensors[:n]]
-        keep = self.dictionary.speaks_for(x, dict(zip(self.dictionary.guards, tensors[n:], strict=True)))
+        ids = seen.batch.inputs.get("input_ids") if isinstance(seen.batch.inputs, dict) else None
+        keep = self.dictionary.speaks_for(x, dict(zip(self.dictionary.guards, tensors[n:], strict=True)), ids)
         if seen.batch.keep is not None and seen.batch.keep.shape == keep.shape:
             keep = keep & seen.batch.keep
         codes = self.dictionary.encoded([part[keep] for part in x])
-        row, position = (index.cpu().numpy() for index in keep.nonzero(as_tuple=True))
+        row, position = (index.cpu().numpy() for index in keep.reshape(len(keep), -1).nonzero(as_tuple=True))
         fires = (codes.values != 0).cpu().numpy()
         token, place = fires.nonzero()
         self._parts.append((codes.indices.cpu().numpy()[token, place].astype(np.int32),

@@ -12,7 +12,7 @@ from . import prompts
 from .endpoint import Endpoint
 from .guess import Guess
 from .rules import Rule
-from .vocabulary import Vocabulary
+from .text import Text
 from .windows import Unmeasurable, Window
 
 
@@ -34,9 +34,12 @@ class Judge(Protocol):
 
 @dataclass(frozen=True)
 class ByRule:
-    """The rule behind a name judges for it: the same answers for everybody, without a network or an endpoint."""
+    """The rule behind a name judges for it: the same answers for everybody, without a network or an endpoint.
 
-    vocabulary: Vocabulary
+    It sees what the network saw: a window with the row of text before it.
+    """
+
+    text: Text
 
     def contains(self, guess: Guess, windows: Sequence[Window]) -> list[float | None]:
         return [float(hits.any()) for hits in self._matches(guess, windows)]
@@ -45,10 +48,15 @@ class ByRule:
         return [float(hits[mark].mean() >= 0.5) for hits, mark in zip(self._matches(guess, windows), marks, strict=True)]
 
     def simulate(self, guess: Guess, windows: Sequence[Window]) -> list[np.ndarray | None]:
-        return list(_rule(guess).activations(np.stack([window.ids for window in windows]), self.vocabulary))
+        return list(self._activations(guess, windows))
 
     def _matches(self, guess: Guess, windows: Sequence[Window]) -> np.ndarray:
-        return _rule(guess).matches(np.stack([window.ids for window in windows]), self.vocabulary)
+        return self._activations(guess, windows) > 0
+
+    def _activations(self, guess: Guess, windows: Sequence[Window]) -> np.ndarray:
+        rows, which = np.unique([window.row for window in windows], return_inverse=True)
+        expected = _rule(guess).activations(self.text.around.rows(rows))
+        return np.stack([expected[i, w.start: w.start + len(w.ids)] for i, w in zip(which, windows, strict=True)])
 
 
 @dataclass(frozen=True)

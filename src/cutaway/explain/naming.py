@@ -53,7 +53,7 @@ def explain(features: Features | Feature, ids: Sequence[int] | None = None, by: 
     explainer, judged_by = means(by, scorers, judge, endpoint, floors)
     text = read(features, length, seed)
     tools: dict[str, Any] = {
-        "judge": ByModel(endpoint) if judge == MODEL and endpoint else ByRule(text.vocabulary), "seed": seed,
+        "judge": ByModel(endpoint) if judge == MODEL and endpoint else ByRule(text), "seed": seed,
         "reader": reader or features.net}
     if any("embedder" in inspect.signature(scorer).parameters for scorer in judged_by.values()):
         tools["embedder"] = embedder or minilm()

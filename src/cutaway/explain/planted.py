@@ -13,6 +13,7 @@ from ..dictionaries.parts import TopK
 from ..network import Network
 from .guess import Guess
 from .rules import Rule
+from .surroundings import Surroundings
 from .vocabulary import Vocabulary
 
 
@@ -29,7 +30,8 @@ class Planted(Features):
         vocabulary = Vocabulary.of(net.tokenizer, max(len(net.tokenizer), int(ids.max()) + 1))
         super().__init__(net, _dictionary(net, rules, site, vocabulary), data)
         self.n_tokens, self.true = int(counts.sum()), [Guess(str(rule), "planted", rule) for rule in rules]
-        self._found = [_firings(rule.matches(ids, vocabulary) & counts, counts, noise, np.random.default_rng([seed, i]))
+        around = Surroundings(np.where(counts, ids, len(vocabulary)), vocabulary)
+        self._found = [_firings(rule.matches(around) & counts, counts, noise, np.random.default_rng([seed, i]))
                        for i, rule in enumerate(rules)]
 
     @property

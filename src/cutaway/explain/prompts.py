@@ -51,16 +51,21 @@ def simulating(name: str, window: Window) -> str:
     return f"Description: {name}\n\nTokens ({len(window.ids)}): {json.dumps(window.pieces, ensure_ascii=False)}"
 
 
+def _said(answer: str) -> str:
+    """An answer without the reasoning before it, which some models put between <think> and </think>; it may be cut off."""
+    return answer.rpartition("</think>")[2].partition("<think>")[0]
+
+
 def read_name(answer: str) -> str | None:
     """The words after the last `NAME:`, in one line."""
-    found = re.findall(r"^\W*NAME:\**[ \t]*(\S.*)$", answer, re.MULTILINE)
+    found = re.findall(r"^\W*NAME:\**[ \t]*(\S.*)$", _said(answer), re.MULTILINE)
     words = found[-1].strip().strip("*<>").strip() if found else ""
     return words[:300] or None
 
 
 def read_list(answer: str, n: int, largest: int) -> list[int] | None:
     """The last JSON list of an answer, if it has n whole numbers from 0 to `largest`."""
-    found = re.findall(r"\[[^\[\]]*\]", answer)
+    found = re.findall(r"\[[^\[\]]*\]", _said(answer))
     try:
         numbers = json.loads(found[-1]) if found else []
     except ValueError:

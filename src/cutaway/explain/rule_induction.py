@@ -11,11 +11,13 @@ from ..catalogue import method
 from ..dictionaries import Feature
 from .guess import Guess
 from .rules import SHORTLY, Part, Pattern, Rule
+from .surroundings import STATES
 from .text import Positions, Text
 from .vocabulary import CLASSES, Vocabulary
 from .windows import FEWEST, Unmeasurable
 
-GAIN = 0.02        # what a further part or pattern must add to the agreement
+GAIN = 0.02        # what a further pattern must add to the agreement
+DEEPER = 0.03      # what a further part must add to it
 BEAM = 6           # partial patterns that are followed at a time
 BEST = 4           # parts of each kind that are tried at a place
 MANY = 20_000      # tokens beyond which "shortly before" is not looked at
@@ -23,13 +25,14 @@ MANY = 20_000      # tokens beyond which "shortly before" is not looked at
 
 @dataclass(frozen=True)
 class Signal:
-    """A feature over the positions of the naming side: value and whether it fires [n], and the sum of its values.
+    """A feature over the positions of the naming side: value and whether it fires [n], how often, and the sum of its values.
 
     before: hits, positions and sum that earlier patterns match already.
     """
 
     value: np.ndarray
     fires: np.ndarray
+    count: int
     total: float
     before: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
@@ -51,15 +54,17 @@ def rule_induction(feature: Feature, text: Text, patterns: int = 4, deepest: int
 
     Everything is counted on all tokens of the naming side. A pattern joins up to `deepest` parts: the token itself, the
     three before it, or one shortly before; each exactly, in any case, by its beginning or end, or by a class of
-    characters. Patterns are added, at most `patterns` of them, while F1 rises, whose recall is the share of the feature's
-    summed activation and whose precision is the share of matched tokens at which it fires. N2G, which this is after, prunes
-    and widens single contexts with the network instead. Raises Unmeasurable for a feature that hardly fires.
+    characters; or the state of the text there, such as in a comment. Patterns are added, at most `patterns` of them, while F1
+    rises, whose recall is the mean of the shares of the feature's firings and of their summed activation, and whose precision
+    is the share of matched tokens at which it fires. Of a feature that fires with both signs, the positive one is named. N2G,
+    which this is after, prunes and widens single contexts with the network instead. Raises Unmeasurable for a feature that
+    hardly fires.
     """
     positions, vocabulary = text.naming, text.vocabulary
-    value = text.activations(feature).ravel()[positions.at]
-    signal = Signal(value, value > 0, float(value.sum()))
-    if signal.fires.sum() < FEWEST:
-        raise Unmeasurable(f"it fires at {int(signal.fires.sum())} tokens of the text to name it on, and it takes at least "
+    value = np.maximum(text.activations(feature).ravel()[positions.at], 0)
+    signal = Signal(value, value > 0, int((value > 0).sum()), float(value.sum()))
+    if signal.count < FEWEST:
+        raise Unmeasurable(f"it fires at {signal.count} tokens of the text to name it on, and it takes at least "
                            f"{FEWEST}")
     chosen: list[Pattern] = []
     open, best = np.arange(len(value)), 0.0
@@ -78,12 +83,12 @@ def rule_induction(feature: Feature, text: Text, patterns: int = 4, deepest: int
 
 
 def _agreement(hits: np.ndarray | float, n: np.ndarray | float, total: np.ndarray | float, signal: Signal) -> np.ndarray:
-    """F1 of precision by tokens and recall by sum, of some matches together with those of earlier patterns.
+    """F1 of precision by tokens and recall by sum and tokens alike, of some matches together with those of earlier patterns.
 
     Precision is a little below what was counted, so that a chance match is not perfect.
     """
-    before = signal.before
-    precision, recall = (before[0] + hits) / (before[1] + np.asarray(n) + 1), (before[2] + np.asarray(total)) / signal.total
+    hits, n, total = signal.before[0] + hits, signal.before[1] + np.asarray(n), signal.before[2] + np.asarray(total)
+    precision, recall = hits / (n + 1), (hits / signal.count + total / signal.total) / 2
     return 2 * precision * recall / np.maximum(precision + recall, 1e-12)
 
 
@@ -95,6 +100,8 @@ def _pattern(open: np.ndarray, positions: Positions, signal: Signal, vocabulary:
     for depth in range(deepest):
         step: list[tuple[float, Found, Part]] = []
         for state in beam:
+            if depth and float(_agreement(state.hits, state.hits, state.sum, signal)) <= highest + DEEPER:
+                continue                # no part could be precise enough to make it the best
             for part, hits, n, total in _parts(state, positions, signal, vocabulary):
                 made = float(_agreement(hits, n, total, signal))
                 step.append((made, Found((*state.parts, part), hits, n, total, state.where), part))
@@ -106,7 +113,7 @@ def _pattern(open: np.ndarray, positions: Positions, signal: Signal, vocabulary:
             seen.add((state.hits, state.n, state.sum))
             where = state.where[_holds(part, state.where, positions, vocabulary)]
             beam.append(Found(state.parts, state.hits, state.n, state.sum, where))
-            if made > highest + (GAIN if depth else 0):
+            if made > highest + (DEEPER if depth else 0):
                 best, highest = beam[-1], made
             if len(beam) == BEAM:
                 break
@@ -114,6 +121,8 @@ def _pattern(open: np.ndarray, positions: Positions, signal: Signal, vocabulary:
 
 
 def _holds(part: Part, where: np.ndarray, positions: Positions, vocabulary: Vocabulary) -> np.ndarray:
+    if part.kind == "state":
+        return positions.states[list(STATES).index(part.value)].astype(bool)[positions.state[where]]
     member = vocabulary.members(part.kind, part.value)
     if part.back == SHORTLY:
         return member[positions.earlier(where)].any(1)
@@ -123,23 +132,27 @@ def _holds(part: Part, where: np.ndarray, positions: Positions, vocabulary: Voca
 def _parts(state: Found, positions: Positions, signal: Signal,
            vocabulary: Vocabulary) -> Iterator[tuple[Part, float, float, float]]:
     """The best further parts of a pattern, with how often it then fires, over how many positions, and with what sum."""
-    taken, where = {part.back for part in state.parts}, state.where
+    taken, where = {part.back for part in state.parts if part.kind != "state"}, state.where
     fires, value = signal.fires[where], signal.value[where]
+    counts = _counts(positions.state[where], fires, value, positions.states.shape[1])
+    yield from _best(0, "state", list(STATES), counts @ positions.states.T, signal)
     for back in range(Positions.BACK):
         if back not in taken:
             ids = positions.before[back][where]
-            yield from _at(back, _counts(ids, np.ones(len(ids)), fires, value, len(vocabulary)), vocabulary, signal)
+            yield from _at(back, _counts(ids, fires, value, len(vocabulary)), vocabulary, signal)
     if state.parts and SHORTLY not in taken and len(where) <= MANY:
         ids = np.sort(positions.earlier(where), 1)
-        new = np.concatenate([np.ones((len(ids), 1), bool), ids[:, 1:] != ids[:, :-1]], 1).ravel().astype(float)
-        width = ids.shape[1]
-        counts = _counts(ids.ravel(), new, np.repeat(fires, width), np.repeat(value, width), len(vocabulary))
+        new = np.concatenate([np.ones((len(ids), 1), bool), ids[:, 1:] != ids[:, :-1]], 1)
+        times = new.sum(1)
+        counts = _counts(ids[new], np.repeat(fires, times), np.repeat(value, times), len(vocabulary))
         yield from _best(SHORTLY, "is", vocabulary.words, counts, signal)
 
 
-def _counts(ids: np.ndarray, weight: np.ndarray, fires: np.ndarray, value: np.ndarray, size: int) -> np.ndarray:
+def _counts(ids: np.ndarray, fires: np.ndarray, value: np.ndarray, size: int) -> np.ndarray:
     """For each token, how often the feature fires there, how often it stands there, and the sum of the values: [3, size]."""
-    return np.stack([np.bincount(ids, weights=weight * x, minlength=size + 1)[:size] for x in (fires, 1.0, value)])
+    there = np.flatnonzero(fires)
+    return np.stack([np.bincount(ids[there], minlength=size + 1)[:size], np.bincount(ids, minlength=size + 1)[:size],
+                     np.bincount(ids[there], weights=value[there], minlength=size + 1)[:size]])
 
 
 def _at(back: int, counts: np.ndarray, vocabulary: Vocabulary,

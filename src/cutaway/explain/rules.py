@@ -7,28 +7,33 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .text import EARLIER
+from .surroundings import Surroundings
 from .vocabulary import Vocabulary
 
-SHORTLY = EARLIER  # `back` of a part that may be anywhere in so many tokens before
+SHORTLY = 12  # `back` of a part that may be anywhere in so many tokens before
 PLACES = {-1: "before", 1: "after", 2: "two after", 3: "three after", SHORTLY: "shortly after"}
 
 
 @dataclass(frozen=True)
 class Part:
-    """One token of a pattern: how far back it stands (0 the token itself, -1 the next), and what it looks like."""
+    """One token of a pattern: how far back it stands (0 the token itself, -1 the next), and what it looks like.
+
+    A part of kind `state` is not about a token, but about the text there: its value is one of STATES.
+    """
 
     back: int
     kind: str
     value: str
 
     def __str__(self) -> str:
-        if self.kind == "class":
+        if self.kind in ("class", "state"):
             return self.value
-        quoted = f'"{self.value}"'.replace("\n", "⏎").replace("\t", "⇥")
+        mark = "'" if '"' in self.value and "'" not in self.value else '"'
+        quoted = f"{mark}{self.value}{mark}".replace("\n", "⏎").replace("\t", "⇥")
         quoted = re.sub(" {3,}", lambda run: f"␣×{len(run[0])}", quoted)      # a long gap would read as the end of the name
-        words = {"is": "{}", "reads": "{} in any case", "begins": "a token that begins with {}",
-                 "ends": "a token that ends with {}"}
+        cased = self.value.lower() != self.value.upper()
+        words = {"is": "{}", "reads": "{} in any case" if cased else "{} with or without space",
+                 "begins": "a token that begins with {}", "ends": "a token that ends with {}"}
         return words[self.kind].format(quoted)
 
 
@@ -40,20 +45,22 @@ class Pattern:
     strength: float = 1.0
 
     def __str__(self) -> str:
-        own = [part for part in self.parts if part.back == 0]
+        own = [part for part in self.parts if part.back == 0 and part.kind != "state"]
         around = sorted((part for part in self.parts if part.back != 0), key=lambda part: part.back)
+        states = [part for part in self.parts if part.kind == "state"]
         said = [str(part) for part in own] or ["any token"]
-        return " ".join([*said, *(f"{PLACES[part.back]} {part}" for part in around)])
+        return " ".join([*said, *(f"{PLACES[part.back]} {part}" for part in around), *map(str, states)])
 
-    def matches(self, ids: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
-        """Where all parts are there: bool, of the shape of the token ids [..., t]; nothing is known beyond their ends."""
-        found = np.ones(ids.shape, bool)
+    def matches(self, around: Surroundings) -> np.ndarray:
+        """Where all parts are there: bool [rows, t]."""
+        found = np.ones(around.ids.shape, bool)
         for part in self.parts:
-            hit = vocabulary.members(part.kind, part.value)[ids]
-            if part.back == SHORTLY:
-                found &= np.any([_moved(hit, back) for back in range(1, SHORTLY + 1)], axis=0)
-            else:
-                found &= _moved(hit, part.back)
+            if part.kind == "state":
+                found &= around.state(part.value)
+                continue
+            member = around.vocabulary.members(part.kind, part.value)
+            places = range(1, SHORTLY + 1) if part.back == SHORTLY else (part.back,)
+            found &= np.any([member[around.at(back)] for back in places], axis=0)
         return found
 
 
@@ -66,29 +73,23 @@ class Rule:
     def __str__(self) -> str:
         return "; or ".join(map(str, self.patterns))
 
-    def matches(self, ids: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
-        """Where the rule says that the feature fires: bool, of the shape of the token ids [..., t]."""
-        return self.activations(ids, vocabulary) > 0
+    def matches(self, around: Surroundings) -> np.ndarray:
+        """Where the rule says that the feature fires: bool [rows, t]."""
+        return self.activations(around) > 0
 
-    def activations(self, ids: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
-        """What the rule expects the feature to be at each token, the strength of the first pattern that is there."""
-        expected = np.zeros(ids.shape)
+    def activations(self, around: Surroundings) -> np.ndarray:
+        """What the rule expects the feature to be at each token, the strength of the first pattern that is there: [rows, t]."""
+        expected = np.zeros(around.ids.shape)
         for pattern in self.patterns:
-            expected[(expected == 0) & pattern.matches(ids, vocabulary)] = max(pattern.strength, 1e-12)
+            expected[(expected == 0) & pattern.matches(around)] = max(pattern.strength, 1e-12)
         return expected
 
     def tokens(self, vocabulary: Vocabulary) -> np.ndarray:
-        """The tokens that the rule is about, those of each pattern's last part: bool [size]."""
+        """The tokens that the rule is about, those of each pattern's last part that is about a token: bool [size]."""
         found = np.zeros(len(vocabulary) + 1, bool)
         for pattern in self.patterns:
-            last = min(pattern.parts, key=lambda part: part.back)
-            found |= vocabulary.members(last.kind, last.value)
+            tokens = [part for part in pattern.parts if part.kind != "state"]
+            if tokens:
+                last = min(tokens, key=lambda part: part.back)
+                found |= vocabulary.members(last.kind, last.value)
         return found[:-1]
-
-
-def _moved(hit: np.ndarray, back: int) -> np.ndarray:
-    """What is true `back` tokens before, at each token."""
-    moved, n = np.zeros_like(hit), hit.shape[-1]
-    if abs(back) < n:
-        moved[..., max(back, 0): n + min(back, 0)] = hit[..., max(-back, 0): n - max(back, 0)]
-    return moved

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from ..dictionaries import Feature, Features
+from .rules import SHORTLY
+from .surroundings import STATES, Surroundings
 from .vocabulary import Vocabulary
 
 NAMING, SCORING, NEITHER = 0, 1, 2
 LENGTH = 32    # tokens in a window
-EARLIER = 12   # how far back "shortly before" reaches
 SPAN = 8       # short documents go to a side together, in stretches of so many rows
 
 
@@ -67,30 +68,39 @@ class Text:
         return dense
 
     @cached_property
+    def around(self) -> Surroundings:
+        """What stands around each token; where a token does not count, there is none."""
+        return Surroundings(np.where(self.counts, self.ids, len(self.vocabulary)), self.vocabulary)
+
+    @cached_property
     def naming(self) -> Positions:
         return Positions(self)
 
 
 class Positions:
-    """Every token of the naming side that counts, with what stands before it.
+    """Every token of the naming side that counts, with what stands around it.
 
     at: int [n], places in the flattened ids; before: for 0 to 3 tokens back, the token there, [n]; where there is none, the
-    number of tokens in the vocabulary.
+    number of tokens in the vocabulary; state: which of the combinations of STATES there are the text is in, [n];
+    states: what each combination has: float32 [states, combinations].
     """
 
     BACK = 4
 
     def __init__(self, text: Text):
         rows, columns = np.nonzero(text.counts & (text.side == NAMING)[:, None])
-        none = len(text.vocabulary)
+        none, around = len(text.vocabulary), text.around
         self.at = rows * text.ids.shape[1] + columns
-        padded = np.concatenate([np.full((len(text.ids), EARLIER), none), np.where(text.counts, text.ids, none)], 1)
-        self._padded, self._rows, self._columns = padded, rows, columns + EARLIER
+        padded = np.concatenate([np.full((len(text.ids), SHORTLY), none), around.ids], 1)
+        self._padded, self._rows, self._columns = padded, rows, columns + SHORTLY
         self.before = [padded[rows, self._columns - back] for back in range(self.BACK)]
+        bits = np.sum([around.state(name)[rows, columns].astype(np.int64) << i for i, name in enumerate(STATES)], axis=0)
+        found, self.state = np.unique(bits, return_inverse=True)
+        self.states = (found >> np.arange(len(STATES))[:, None] & 1).astype(np.float32)
 
     def earlier(self, chosen: np.ndarray) -> np.ndarray:
-        """The tokens shortly before some positions: int [n, EARLIER]."""
-        back = np.arange(1, EARLIER + 1)
+        """The tokens shortly before some positions: int [n, SHORTLY]."""
+        back = np.arange(1, SHORTLY + 1)
         return self._padded[self._rows[chosen, None], self._columns[chosen, None] - back]
 
 

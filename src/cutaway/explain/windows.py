@@ -87,12 +87,14 @@ class Examples:
 def examples(feature: Feature, text: Text, n: int = 50, seed: int = 0) -> Examples:
     """About n windows of the scoring side in which a feature fires, evenly from all its quantiles, and n in which it does not.
 
-    That a silent window is silent is read from the activations, not assumed. Raises Unmeasurable where there are too few.
+    That a silent window is silent is read from the activations, not assumed. Of a feature that fires with both signs, the
+    positive one is named; a window with the other alone is on neither side. Raises Unmeasurable where there are too few.
     """
     random = np.random.default_rng([seed, feature.index])
     dense, largest = _largest(feature, text)
-    there = text.window_side == SCORING
-    fires, silent = np.flatnonzero(there & (largest > 0)), np.flatnonzero(there & (largest == 0))
+    there, below = text.window_side == SCORING, np.zeros(len(largest), bool)
+    below[text.window_of[(dense < 0) & (text.window_of >= 0)]] = True      # where a feature of both signs fires the other way
+    fires, silent = np.flatnonzero(there & (largest > 0)), np.flatnonzero(there & (largest == 0) & ~below)
     for found, what in ((fires, "in which it fires"), (silent, "in which it is silent")):
         if len(found) < FEWEST:
             raise Unmeasurable(f"there are {len(found)} windows of held-out text {what}, and it takes at least {FEWEST}")

@@ -15,7 +15,7 @@ class Figure:
 
     low, high: 95% bootstrap interval over rows of the data.
     n: how many things were averaged, and `of` says which (tokens, rows, latents).
-    baseline: what the number is measured against, where it is relative.
+    baseline: what the number is measured against, where it is relative. undefined: why the value is no number (nan).
     """
 
     name: str
@@ -28,18 +28,21 @@ class Figure:
     baseline: str | None = None
     data: str = ""
     seed: int = 0
+    undefined: str = ""
 
     def __str__(self) -> str:
         unit = f" {self.unit}" if self.unit else ""
         against = f", against {self.baseline}" if self.baseline else ""
         interval = f" [{self.low:.4g}, {self.high:.4g}]" if np.isfinite(self.low) else ""
-        return f"{self.name} {self.value:.4g}{interval}{unit} ({self.n:,} {self.of}{against})"
+        value = f"is undefined, as {self.undefined}" if self.undefined else f"{self.value:.4g}{interval}{unit}"
+        return f"{self.name} {value} ({self.n:,} {self.of}{against})"
 
     def __repr__(self) -> str:
         return f"Figure({self})"
 
     def json(self) -> dict[str, Any]:
-        return asdict(self)
+        """As JSON has it; what is not a finite number is null."""
+        return {name: None if isinstance(x, float) and not np.isfinite(x) else x for name, x in asdict(self).items()}
 
 
 def bootstrap(parts: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], n: int = 1000,

@@ -28,7 +28,7 @@ class Family:
     router: str = ""             # mixture of experts: the module that chooses experts
     experts: str = ""            # mixture of experts: the module that runs the chosen ones
     axes: str = "b t u"          # axes of a block's output
-    flat: bool = False           # the MLP sees all tokens of the batch in one row
+    flat: tuple[str, ...] = ()   # modules that see all tokens of the batch in one row
 
     def paths(self) -> list[str]:
         return [p for p in (self.attn, self.heads, self.pattern, self.mlp, self.neurons) if p]
@@ -44,12 +44,12 @@ FAMILIES = (
     Family("gpt-neox", ("gpt_neox",), "layers", "attention", "attention.dense", "attention",
            "mlp", "mlp.dense_4h_to_h", "final_layer_norm"),
     Family("opt", ("opt",), "decoder.layers", "self_attn", "self_attn.out_proj", "self_attn",
-           "fc2", "fc2", "decoder.final_layer_norm", flat=True),
+           "fc2", "fc2", "decoder.final_layer_norm", flat=("fc1", "activation_fn", "fc2")),
     Family("gemma", ("gemma2", "gemma3_text"), "layers", "post_attention_layernorm", "self_attn.o_proj", "self_attn",
            "post_feedforward_layernorm", "mlp.down_proj", "norm"),
     Family("llama", ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma"), **_LLAMA, neurons="mlp.down_proj"),
     Family("mixture-of-experts", ("mixtral", "qwen2_moe", "qwen3_moe"), **_LLAMA,
-           router="mlp.gate", experts="mlp.experts"),
+           router="mlp.gate", experts="mlp.experts", flat=("mlp.gate",)),
     Family("bert", ("bert", "roberta", "xlm-roberta"), **_BERT),
     Family("vit", ("vit",), "layers", "attention", "attention.o_proj", "attention", "mlp", "mlp.fc2", "layernorm"),
     Family("clip-vision", ("clip_vision_model",), "encoder.layers", "self_attn", "self_attn.out_proj", "self_attn",
@@ -122,7 +122,7 @@ def family_sites(family: Family, base: nn.Module, prefix: str) -> dict[str, Site
             add(f"{name}.attn.heads", f"{path}.{family.heads}", "in", "b t (u d) -> b t u d", n_heads)
             add(f"{name}.attn.pattern", f"{path}.{family.pattern}", "pattern", "b u t k -> b u t k", n_heads)
         if family.mlp and _has(block, family.mlp):
-            add(f"{name}.mlp", f"{path}.{family.mlp}", flat=family.flat)
+            add(f"{name}.mlp", f"{path}.{family.mlp}", flat=family.mlp in family.flat)
         if family.experts and _has(block, family.experts):
             n = block.get_submodule(family.experts).num_experts
             if _has(block, family.router):
@@ -131,7 +131,7 @@ def family_sites(family: Family, base: nn.Module, prefix: str) -> dict[str, Site
             sites[experts] = Site(experts, f"{path}.{family.experts}", "in", Experts(n=n), pick=2, flat=True)
         elif family.neurons and _has(block, family.neurons):
             n = inputs_of(block.get_submodule(family.neurons))
-            add(f"{name}.mlp.neurons", f"{path}.{family.neurons}", "in", n=n, flat=family.flat)
+            add(f"{name}.mlp.neurons", f"{path}.{family.neurons}", "in", n=n, flat=family.neurons in family.flat)
         elif family.router and _has(block, "mlp.down_proj"):  # a dense layer among mixture-of-experts layers
             add(f"{name}.mlp.neurons", f"{path}.mlp.down_proj", "in", n=inputs_of(block.mlp.down_proj))
     if family.norm and _has(base, family.norm):

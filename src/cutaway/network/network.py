@@ -81,7 +81,8 @@ class Network:
         path, _, io = name.partition(":")
         modules = dict(self.module.named_modules())
         if path in modules and path:
-            return _path_site(name, path, io or "out", modules[path])
+            flat = self.family is not None and path.endswith(tuple(f".{part}" for part in self.family.flat))
+            return replace(_path_site(name, path, io or "out", modules[path]), flat=flat and io in ("", "in", "out"))
         known = [*self.named, *(f"{path}:out" for path in modules if path)]
         near = difflib.get_close_matches(name, known, n=4, cutoff=0.4) or known[:4]
         raise ValueError(f"there is no site {name!r} in {self.name}; the nearest are {', '.join(near)}.")
@@ -157,7 +158,8 @@ class Network:
         Raises ValueError for a text that is longer than the network reads.
         """
         if self.tokenizer is None:
-            raise ValueError(f"{self.name} was opened without a tokenizer, so it cannot read text; give token ids.")
+            raise ValueError(f"{self.name} was opened without a tokenizer, so it cannot read text; save its tokenizer in its "
+                             "folder, or give token ids.")
         batch = list(text) if isinstance(text, list | tuple) else [text]
         if not batch or not all(isinstance(one, str) for one in batch):
             raise ValueError(f"a text is a string, or a list of at least one; found {str(text)[:60]!r}.")

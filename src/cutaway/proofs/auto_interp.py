@@ -79,7 +79,7 @@ def ranks(net: Network, embedder: Network, data: Any, seed: int) -> dict[str, di
     """The mean score of the true names of planted features, and of names of other planted features, by scorer."""
     features = Planted(net, data, [Rule((Pattern(parts),)) for parts in PLANTED], PLANTED_AT, NOISE, seed)
     text, random = read(features, seed=seed), np.random.default_rng(seed)
-    tools = {"judge": ByRule(text.vocabulary), "embedder": embedder, "reader": net, "seed": seed}
+    tools = {"judge": ByRule(text), "embedder": embedder, "reader": net, "seed": seed}
     found: dict[str, list[tuple[float, float]]] = {}
     for i, own in enumerate(features.true):
         others: Sequence[Guess] = [features.true[j] for j in random.permutation(len(PLANTED)) if j != i][:FLOORS]

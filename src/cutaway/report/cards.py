@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from ..dictionaries.apart import places
-from .tokens import EMPTY, dedent, share, short, visible
+from .tokens import EMPTY, dedent, printable, share, short, visible
 from .words import number
 
 MONO = "font:12.5px/1.55 ui-monospace,Menlo,Consolas,monospace;white-space:pre-wrap;overflow-wrap:anywhere"
@@ -18,6 +18,8 @@ DARK = 0.6      # the alpha of a shade from which black can be read on it better
 
 def highlighted(context: Any, maximum: float | None = None) -> Markup:
     """A context as text: the shade of a token is its activation over `maximum` (its own largest if left out)."""
+    if not any(context.tokens):     # of data without text
+        return Markup("<div>{}</div>").format(str(context))
     most = max(context.activations, default=0.0) if maximum is None else maximum
     parts = []
     for i, (token, activation) in enumerate(zip(dedent(list(context.tokens)), context.activations, strict=True)):
@@ -37,7 +39,9 @@ def card(feature: Any, n: int = 3) -> Markup:
     says = f"fires at {feature.frequency:.3%} of {feature.features.n_tokens:,} tokens, at most {number(feature.max)}"
     parts = [Markup('<div><b style="font-size:1.15em">Feature {}</b> at {}: {}</div>').format(
         feature.index, places(feature.dictionary), says)]
-    if name := getattr(feature, "name", None):      # features of a store may have one
+    if label := getattr(feature, "label", ""):      # features of a store may have one, and a name
+        parts.append(Markup("<div><b>{}</b></div>").format(printable(label)))
+    if name := getattr(feature, "name", None):
         parts.append(Markup('<div><b>{}</b> <span style="opacity:.75;font-size:.9em">{}; by {}</span></div>').format(
             name.text, name.brief, name.by))
     parts.append(Markup('<div style="height:.7em"></div>'))

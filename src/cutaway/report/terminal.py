@@ -61,9 +61,8 @@ def feature(found: Feature, width: int = 100, contexts: int = 3) -> RenderableTy
 
     rate = words.written(found.frequency)
     head = Text.assemble((f"Feature {found.id}", "bold"), f"  {tokens.printable(found.label)}" if found.label else "",
-                         (f"  fires on {rate.value} of {rate.n}, at most {words.number(found.maximum)}  ", "dim"),
-                         sparkline(found.activations.counts[:40]))
-    lines: list[RenderableType] = [head]
+                         (f"  fires on {rate.value} of {rate.n}, at most {words.number(found.maximum)}", "dim"))
+    lines: list[RenderableType] = [head, Text.assemble(("  how hard   ", "dim"), sparkline(found.activations.counts[:40]))]
     for said, effects in (("favours", found.promoted), ("disfavours", found.suppressed)):
         shown = "  ".join(tokens.short(token) for token, _ in effects[:8]) or words.DASH
         lines.append(Text.assemble((f"  {said:<10} ", "dim"), shown, no_wrap=True, overflow="ellipsis"))
@@ -72,6 +71,11 @@ def feature(found: Feature, width: int = 100, contexts: int = 3) -> RenderableTy
             line = Text.assemble((f"  {said:<10} {words.number(context.height):>6}  ", "dim"), no_wrap=True)
             lines.append(line.append_text(tokens.line(context, found.maximum, max(width - len(line), 20))))
     return Group(*lines, "")
+
+
+def cell(share: float, background: str) -> tuple[str, str]:
+    """One field of a map and its style: a colour, under which the sign and tenths of the largest show where there is none."""
+    return f"{'-' if share < 0 else '+'}{min(9, int(10 * abs(share)))}", f"not bold {background} on {background}"
 
 
 def heat(found: ScoreMap) -> Text:
@@ -90,7 +94,7 @@ def heat(found: ScoreMap) -> Text:
             shade = math.sqrt(abs(value) / most) if most else 0.0
             end = (11, 79, 138) if value >= 0 else (179, 74, 0)
             colour = ",".join(f"{238 + shade * (e - 238):.0f}" for e in end)
-            drawn.append("  ", f"on rgb({colour})")
+            drawn.append(*cell(value / most if most else 0.0, f"rgb({colour})"))
         drawn.append("\n")
     drawn.append(f"    {words.number(min(finite))} to {words.number(max(finite))} {found.unit}", "not bold dim")
     return drawn

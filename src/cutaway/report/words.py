@@ -76,7 +76,8 @@ class Written:
 def written(figure: Shown) -> Written:
     """A figure with as many digits as its interval supports; a dash with its reason where there is none."""
     if isinstance(figure, Missing) or not math.isfinite(figure.value):
-        reason = figure.reason if isinstance(figure, Missing) else "undefined here: the result is not a finite number"
+        given = figure.reason if isinstance(figure, Missing) else figure.undefined
+        reason = given or "undefined here: the result is not a finite number"
         n = DASH if isinstance(figure, Missing) else f"{figure.n:,} {figure.of}"
         return Written(title(figure), DASH, DASH, n, getattr(figure, "baseline", None) or "", reason=reason)
     known = key(figure.name)

@@ -9,10 +9,11 @@ those of one latent) and by the tables, not by the number of tokens; the excepti
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +23,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..dictionaries.logits import has_norm
-from ..files import write, write_json
+from ..files import locked, sweep, write, write_json
 from . import harvested, tables
 from .coded import Source, source_of
 from .cut import Corpus, corpus
@@ -56,13 +57,15 @@ def build(folder: str | Path, net: Network, dictionary: Dictionary, data: Any, k
 
 def build_from(folder: Path, source: Source, dictionary: Dictionary, net: Network | None = None, progress: bool = True) -> Path:
     """Write a store from codes that come from anywhere; without a network it has no effects on logits and no text."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
-        work = folder / "build"
+    work = folder / "build"
+    # A finished store is opened as it is, also where nobody can write.
+    with _explained(folder), nullcontext() if (folder / "manifest.json").exists() else locked(folder, "building the store"):
         if (folder / "manifest.json").exists():
             _same(folder, read_manifest(folder), source.identity)
             shutil.rmtree(work, ignore_errors=True)
             return folder
+        for place in (folder, folder / "latents"):
+            sweep(place, "*")
         _begin(folder, source)
         journal, clock = Journal(work / "journal.jsonl"), _Clock()
         runs = record(work, journal, source, progress)
@@ -86,8 +89,22 @@ def build_from(folder: Path, source: Source, dictionary: Dictionary, net: Networ
             **_files(folder, [journal.steps[f"shard {i}"] for i in range(len(ranges))]),
             "seconds": clock.laps, "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "versions": {name: version(name) for name in ("cutaway", "torch", "numpy", "pyarrow")}})
-        shutil.rmtree(work)
+        shutil.rmtree(work, ignore_errors=True)
     return folder
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Say what it means for the store that a file in its folder cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        place = folder if error.filename is None else Path(error.filename)
+        if error.errno is None or error.strerror != os.strerror(error.errno) or not (
+                place in (folder, *folder.parents) or folder in place.parents):
+            raise     # it says all by itself, or is about something that is read
+        raise OSError(error.errno, f"the store in {folder} cannot be written ({error.strerror}); free some room there, or give "
+                      "another folder, and run this again: what was finished before is still there") from error
 
 
 def _files(folder: Path, steps: list[dict[str, Any]]) -> dict[str, Any]:
@@ -108,19 +125,6 @@ class _Clock:
     def lap(self, name: str) -> None:
         now = time.perf_counter()
         self.laps[name], self._last = round(now - self._last, 3), now
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Nobody else builds in the folder at the same time."""
-    import fcntl
-    with open(folder / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise BlockingIOError(f"another process is building the store in {folder}; wait for it, or give another "
-                                  "folder.") from None
-        yield
 
 
 def _same(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -51,7 +51,12 @@ class Source:
 def source_of(net: Network, dictionary: Dictionary, data: Any, identity: dict[str, Any], n_vocabulary: int) -> Source:
     """The codes of a dictionary on all of some data."""
     sites = looked_at(net, dictionary)
-    for name, x in net.record(data.rows([0]), sites).items():
+    try:
+        found = net.record(data.rows([0]), sites)
+    except (RuntimeError, TypeError, IndexError) as error:
+        said = str(error).partition("\n")[0]
+        raise ValueError(f"{net.name} cannot read {data.name} ({said}); give data that is made for it.") from error
+    for name, x in found.items():
         shape = x.shape
         if len(shape) not in (2, 3):
             raise ValueError(f"a store is made from activations [rows, positions, d] or [rows, d]; {name} has {list(shape)}.")

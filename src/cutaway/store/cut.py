@@ -97,6 +97,12 @@ def cut(latent: int, positions: np.ndarray, activations: np.ndarray, shared: Cor
                (tokens, counts))
 
 
+def _silent_among(places: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Those of some places at which a latent that fires at some positions, ascending, does not."""
+    nearest = np.searchsorted(positions, places).clip(max=len(positions) - 1)
+    return places[positions[nearest] != places]
+
+
 def _silent(latent: int, n_tokens: int) -> dict[str, Any]:
     zero = dict.fromkeys(("frequency", "mean", "std", "least", "max", "square", "offset", "low"), 0.0)
     return {**zero, "latent": latent, "count": 0, "n": n_tokens, "documents": 0, "scale": 1.0, "high": 1.0, "status": "dead",
@@ -125,10 +131,10 @@ def _contexts(latent: int, positions: np.ndarray, activations: np.ndarray, token
 
     yield chosen(0, _strongest(positions // shared.row_length, activations))
     edges = np.linspace(0, n, 11).astype(int)
-    tenths = [low + rng.permutation(high - low)[:DECILE] if high - low < 1000 else rng.integers(low, high, DECILE)
+    tenths = [low + rng.choice(high - low, min(high - low, DECILE), replace=False)
               for low, high in zip(edges[-2::-1], edges[:0:-1], strict=True)]
-    yield chosen(1, order[np.concatenate([np.unique(tenth)[::-1] for tenth in tenths])])
-    yield chosen(2, rng.choice(n, min(n, RANDOM), replace=False) if n < 10_000 else np.unique(rng.integers(0, n, RANDOM)))
+    yield chosen(1, order[np.concatenate([np.sort(tenth)[::-1] for tenth in tenths])])
+    yield chosen(2, rng.choice(n, min(n, RANDOM), replace=False))
     near = _near_misses(positions, tokens, counts, shared, rng)
     yield np.full(len(near), 3), near, np.zeros(len(near), np.float32), np.zeros(len(near))
 
@@ -150,7 +156,8 @@ def _near_misses(positions: np.ndarray, tokens: np.ndarray, counts: np.ndarray, 
     for token, n in zip(tokens, wanted, strict=True):
         low, high = shared.begins[token], shared.begins[token + 1]
         if high > low:
-            tried = shared.order[np.unique(rng.integers(low, high, 8 * int(n)))]
-            place = np.searchsorted(positions, tried).clip(max=len(positions) - 1)
-            found.append(rng.permutation(tried[positions[place] != tried])[:n])
+            silent = _silent_among(shared.order[np.unique(rng.integers(low, high, 8 * int(n)))], positions)
+            if len(silent) < n:     # it fires at nearly all of them
+                silent = _silent_among(shared.order[low:high], positions)
+            found.append(rng.permutation(silent)[:n])
     return np.concatenate(found)[:NEAR] if found else np.zeros(0, np.int64)

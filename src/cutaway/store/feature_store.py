@@ -13,7 +13,7 @@ import numpy as np
 
 from . import frames, listing, pages, profiles, search, windows
 from .features import Passage, Postings, StoredFeature
-from .layout import KINDS, damage
+from .layout import KINDS, damage, number
 from .names import Names
 from .notes import Notes
 from .reading import Files
@@ -162,7 +162,7 @@ class FeatureStore:
 
     def frame(self, table: str = "summary", library: str = "pandas", parameters: Any = ()) -> Any:
         """A table as a data frame: summary, contexts, peaks, neighbours, logits, logit_histograms, vocabulary, or names (the
-        newest of each feature with its score and floor); or the answer to a query, as for `sql`.
+        newest of each feature with its score and floor); `postings`, every firing; or the answer to a query, as for `sql`.
 
         library: `pandas` or `polars`, which must then be installed.
         """
@@ -171,7 +171,8 @@ class FeatureStore:
     def sql(self, query: str, parameters: Any = ()) -> list[dict[str, Any]]:
         """A query in DuckDB's SQL over the tables and over `postings` (latent, position, activation), as JSON.
 
-        It can read this store's folder and no other file.
+        parameters: in the place of each ? in it, or by name of each $name. It can read this store's folder and no other file,
+        and may take 2 GB of memory. Raises ValueError for a query that cannot be answered.
         """
         return self.files.rows(query, parameters)
 
@@ -193,9 +194,7 @@ class FeatureStore:
 
     def known(self, latent: int) -> int:
         """A feature's number, checked."""
-        if isinstance(latent, bool) or not isinstance(latent, int | np.integer) or not 0 <= latent < self.width:
-            raise IndexError(f"this dictionary has the features 0 to {self.width - 1}; found {latent!r}.")
-        return int(latent)
+        return number(latent, self.width, "this dictionary has the features")
 
     def page(self, latent: int, n: int = 20, before: int = 20, after: int = 20) -> dict[str, Any]:
         """JSON: everything that a page about a feature shows."""
@@ -231,11 +230,15 @@ class FeatureStore:
         """
         if kind not in KINDS:
             raise ValueError(f"contexts are of the kinds {', '.join(KINDS)}; found {kind!r}.")
+        if not isinstance(n, int | np.integer):
+            raise ValueError(f"n is how many contexts are wanted, such as 20; found {n!r}.")
         return pages.contexts(self, self.known(latent), (kind,), n, before, after, distinct)[kind]
 
     def interval(self, latent: int, low: float, high: float, n: int = 20, before: int = 20, after: int = 20,
                  seed: int = 0) -> list[Passage]:
         """Passages drawn at random from the firings with an activation from low to high, the strongest first."""
+        if not all(isinstance(bound, int | float | np.number) for bound in (low, high)):
+            raise ValueError(f"an interval lies between two activations; found {low!r} and {high!r}.")
         found = self.postings(latent)
         fit = np.flatnonzero((found.activations >= low) & (found.activations <= high))
         chosen = np.random.default_rng(seed).permutation(fit)[:max(0, n)]
@@ -290,12 +293,9 @@ class FeatureStore:
     # --- text ---------------------------------------------------------------------------------------------------------
 
     def _position(self, row: int, position: int) -> int:
-        n_rows, length = self.manifest["n_rows"], self.manifest["row_length"]
-        if not 0 <= row < n_rows:
-            raise IndexError(f"this store has the rows 0 to {n_rows - 1}; found {row}.")
-        if not 0 <= position < length:
-            raise IndexError(f"its rows have the positions 0 to {length - 1}; found {position}.")
-        return int(row) * length + int(position)
+        length = self.manifest["row_length"]
+        row = number(row, self.manifest["n_rows"], "this store has the rows")
+        return row * length + number(position, length, "its rows have the positions")
 
     def at(self, row: int, position: int) -> list[dict[str, Any]]:
         """JSON: the features that fire at a token, the strongest first."""

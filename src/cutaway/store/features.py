@@ -27,6 +27,10 @@ class Passage(Context):
     start: int = 0
     document: int = 0
 
+    def __str__(self) -> str:
+        """The stretch of text with its peak in brackets, or where it is in data without text."""
+        return super().__str__() if any(self.tokens) else f"row {self.row}, position {self.position}"
+
     def json(self) -> dict[str, Any]:
         """As JSON, with `activation`, that of the peak."""
         return {**vars(self), "activation": self.activation}
@@ -75,6 +79,12 @@ class StoredFeature(Feature):
         """The newest name; None where `cutaway explain` found none."""
         return next((name for name in self.names if name.text), None)
 
+    @property
+    def label(self) -> str:
+        """What somebody called it; empty where nobody did."""
+        kept = self.features.notes.label(self.index)
+        return kept["text"] if kept else ""
+
     def contexts(self, n: int = 10, kind: str = "top", before: int = 20, after: int = 8,  # type: ignore[override]
                  seed: int = 0) -> list[Passage]:
         """Stretches of text chosen when the store was built: top, quantiles, random, near-miss; see `FeatureStore.contexts`.
@@ -95,6 +105,7 @@ class StoredFeature(Feature):
         return raised, lowered
 
     def __repr__(self) -> str:
-        called = f"; named {name.text!r}, {name.brief}" if (name := self.name) else ""
+        called = f"; labelled {label!r}" if (label := self.label) else ""
+        called += f"; named {name.text!r}, {name.brief}" if (name := self.name) else ""
         return (f"Feature({self.index} at {self.features.site}: fires for {self.frequency:.3%} of "
                 f"{self.features.n_tokens:,} tokens, max {self.max:.3g}{called})")

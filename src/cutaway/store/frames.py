@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from .feature_store import FeatureStore
 
 LIBRARIES = ("pandas", "polars")
-NAMES = "names"
+POSTINGS, NAMES = "postings", "names"
 
 
 def frame(store: FeatureStore, table: str, library: str, parameters: Any) -> Any:
@@ -20,9 +20,11 @@ def frame(store: FeatureStore, table: str, library: str, parameters: Any) -> Any
         return make.DataFrame([{"latent": latent, **name} for latent, name in sorted(store.names.newest().items())])
     if table in store.files.tables:
         return make.read_parquet(store.folder / f"{table}.parquet")
-    if " " not in table.strip():
-        raise ValueError(f"this store has the tables {', '.join((*store.files.tables, NAMES))}, and answers queries such as "
-                         f"SELECT * FROM postings WHERE latent = 3; found {table!r}.")
+    if table == POSTINGS:
+        table = f"SELECT * FROM {POSTINGS}"
+    if not isinstance(table, str) or len(table.split()) < 2:
+        raise ValueError(f"this store has the tables {', '.join((*store.files.tables, POSTINGS, NAMES))}, and answers queries "
+                         f"such as SELECT * FROM postings WHERE latent = 3; found {table!r}.")
     with store.files.answer(table, parameters) as cursor:
         found = cursor.df()
     return make.from_pandas(found) if library == "polars" else found

@@ -51,6 +51,19 @@ def digest(path: Path) -> str:
     return state.hexdigest()
 
 
+def amount(n: float) -> str:
+    """Bytes, in words."""
+    return f"{n / 1e9:,.1f} GB" if n >= 1e9 else f"{n / 1e6:,.1f} MB"
+
+
+def number(value: Any, n: int, there: str) -> int:
+    """A whole number from 0 to n - 1, checked; there: what has these numbers, in words."""
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < n:
+        raise IndexError(f"{there} 0 to {n - 1}; found {value!r}.")
+    return value
+
+
 def id_type(n: int) -> np.dtype:
     """The smallest type of whole numbers below n that a store uses."""
     if n > 2**32:

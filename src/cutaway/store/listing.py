@@ -29,12 +29,7 @@ def features(store: FeatureStore, sort: str, descending: bool, where: Mapping[st
     called = _called(store) if {sort, *where} & {*CALLED} else {}
     fit = np.ones(store.width, bool) if not search.strip() else _found(store, search.strip())
     for name, wanted in where.items():
-        column = called[name] if name in called else table.column(name)
-        if not isinstance(wanted, list | tuple):
-            fit &= column == wanted
-            continue
-        low, high = wanted
-        fit &= (column >= (-np.inf if low is None else low)) & (column <= (np.inf if high is None else high))
+        fit &= _fits(name, called[name] if name in called else table.column(name), wanted)
     chosen = np.flatnonzero(fit)
     keys = (called[sort] if sort in called else table.column(sort))[chosen]
     if keys.dtype == object:
@@ -44,6 +39,18 @@ def features(store: FeatureStore, sort: str, descending: bool, where: Mapping[st
     columns = {name: listed(table.column(name)[page]) for name in plain}
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     return {"total": len(chosen), "rows": named(store, rows)}
+
+
+def _fits(name: str, column: np.ndarray, wanted: Any) -> np.ndarray:
+    """Where a column has the value that is wanted, or lies between the bounds: bool [width]."""
+    bounds = wanted if isinstance(wanted, list | tuple) else (wanted, wanted)
+    if column.dtype == object and isinstance(wanted, str):
+        return column == wanted
+    if column.dtype == object or len(bounds) != 2 or not all(isinstance(x, int | float | np.generic | None) for x in bounds):
+        what = "a word" if column.dtype == object else "a number, or bounds (low, high)"
+        raise ValueError(f"what {name} must be is {what}; found {wanted!r}.")
+    low, high = bounds
+    return (column >= (-np.inf if low is None else low)) & (column <= (np.inf if high is None else high))
 
 
 def plain_columns(store: FeatureStore) -> tuple[str, ...]:

@@ -30,6 +30,8 @@ def store(run: Run, data: Any = None, *, tokens: int | str | None = "2M", key: s
     the store of something else, and where the disk has too little room.
     """
     from ..counts import count_of
+    if not hasattr(run, "dictionaries"):
+        raise ValueError(f"a store is made of a run, as cw.learn and cw.load give it; found a {type(run).__name__}.")
     found = apart(run.dictionaries) if key is None else chosen(run.dictionaries, key)
     if len(found) > 1:
         raise ValueError(f"a store is of one dictionary; give key= as one of {', '.join(found)}.")

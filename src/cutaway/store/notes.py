@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .database import Database, now, whole
+from .layout import number
 
 LONGEST = 10_000     # characters in a text
 LATEST = ("SELECT latent, text, author, at, facts FROM labels WHERE id IN (SELECT max(id) FROM labels GROUP BY latent) "
@@ -140,9 +141,7 @@ class Notes:
         return set(json.loads(found[0][0])) if found else set()
 
     def _known(self, latent: int) -> int:
-        if not 0 <= int(latent) < self.width:
-            raise IndexError(f"this dictionary has the features 0 to {self.width - 1}; found {latent}.")
-        return int(latent)
+        return number(latent, self.width, "this dictionary has the features")
 
 
 def _label(row: sqlite3.Row) -> dict[str, Any]:
@@ -157,6 +156,8 @@ def _query(text: str) -> str:
 
 
 def _text(text: str) -> str:
+    if not isinstance(text, str):
+        raise ValueError(f"what is written about a feature is text; found {text!r}.")
     if len(text) > LONGEST:
         raise ValueError(f"a text has at most {LONGEST:,} characters; found {len(text):,}.")
     return whole(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +18,8 @@ from .layout import REMEDY, read_manifest
 from .text import Vocabulary
 
 TABLES = ("summary", "contexts", "peaks", "neighbours", "logits", "logit_histograms", "vocabulary")
-SETTINGS: dict[str, Any] = {"threads": 2, "memory_limit": "2GB", "autoinstall_known_extensions": False,
+# Without a folder for what does not fit into memory, a query never fills a disk.
+SETTINGS: dict[str, Any] = {"threads": 2, "memory_limit": "2GB", "temp_directory": "", "autoinstall_known_extensions": False,
                             "autoload_known_extensions": False}
 POSTINGS = """
 CREATE VIEW postings AS SELECT p.latent, p.position, s."offset" + s.scale * p.level AS activation
@@ -134,10 +135,13 @@ class Files:
         import duckdb
         with self._explained():
             try:
-                cursor = self.cursor.execute(query, list(parameters))
-            except (duckdb.ProgrammingError, duckdb.PermissionException, duckdb.NotSupportedError) as error:
-                raise ValueError(f"the query cannot be answered: {str(error).splitlines()[0]}.") from error
-            yield cursor
+                cursor = self.cursor.execute(query, dict(parameters) if isinstance(parameters, Mapping) else list(parameters))
+                if cursor is None:
+                    raise ValueError("a query is text such as SELECT * FROM summary; found none.")
+                yield cursor
+            except (duckdb.ProgrammingError, duckdb.PermissionException, duckdb.NotSupportedError, duckdb.DataError,
+                    duckdb.OutOfMemoryException, TypeError) as error:
+                raise ValueError(f"the query cannot be answered: {str(error).splitlines()[0].rstrip('.')}.") from error
 
     def table(self, name: str) -> Table:
         """A table in memory, for finding the rows of one latent in no time."""

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from .coded import Coded, Source
 from .journal import Journal, append, cut_back
-from .layout import id_type
+from .layout import amount, id_type
 
 FIRING, POSITION = 6 + 5 + 3, 7 + 8 + 7    # bytes of a firing and of a position in working files and in the store together
 
@@ -95,8 +95,8 @@ def _room(folder: Path, journal: Journal, source: Source, rows: int) -> None:
     needed = whole * FIRING + source.n_rows * source.row_length * POSITION - held
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise OSError(errno.ENOSPC, f"about {needed / 1e9:,.1f} GB more are needed to build the store in {folder.parent}, and "
-                      f"{free / 1e9:,.1f} GB are free; free some and run this again, or take fewer tokens: what was written "
+        raise OSError(errno.ENOSPC, f"about {amount(needed)} more are needed to build the store in {folder.parent}, and "
+                      f"{amount(free)} are free; free some and run this again, or take fewer tokens: what was written "
                       "is kept")
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import windows
+from .layout import number
 from .reading import Files
 
 
@@ -15,6 +16,9 @@ class StoredRows:
     """The rows that a store was made from: their tokens and text, as `TokenData` gives them."""
 
     files: Files
+
+    def __repr__(self) -> str:
+        return f"StoredRows({self.name}: {self.n_rows:,} rows)"
 
     @property
     def name(self) -> str:
@@ -34,8 +38,7 @@ class StoredRows:
 
     def tokens(self, row: int) -> np.ndarray:
         """The token ids of a row: int64 [context]."""
-        if not 0 <= row < self.n_rows:
-            raise IndexError(f"this store has the rows 0 to {self.n_rows - 1}; found {row}.")
+        row = number(row, self.n_rows, "this store has the rows")
         return np.asarray(self.files.tokens[row * self.context: (row + 1) * self.context]).astype(np.int64)
 
     def pieces(self, row: int, lo: int = 0, hi: int | None = None) -> list[str]:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .layout import number
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -21,11 +23,9 @@ SHOWN = 50         # of them named
 def by_token(store: FeatureStore, token: int | str, n: int) -> dict[str, Any]:
     """See `FeatureStore.by_token`."""
     files, words = store.files, store.files.vocabulary
-    ids = [token] if isinstance(token, int) else words.ids(token)
+    ids = words.ids(token) if isinstance(token, str) else [number(token, len(words.bytes), "the vocabulary has the tokens")]
     if not ids:
         raise ValueError(f"there is no token spelled {token!r}; spaces count, as in ' def'. Search for it as a text instead.")
-    if not 0 <= ids[0] < len(words.bytes):
-        raise IndexError(f"the vocabulary has the tokens 0 to {len(words.bytes) - 1}; found {ids[0]}.")
     places = np.concatenate([np.flatnonzero((files.tokens[i: i + (1 << 24)] == ids[0]) & files.kept[i: i + (1 << 24)]) + i
                              for i in range(0, len(files.tokens), 1 << 24)])
     chosen = places[np.unique(np.linspace(0, len(places) - 1, min(len(places), PLACES)).astype(np.int64))]
@@ -36,14 +36,17 @@ def by_token(store: FeatureStore, token: int | str, n: int) -> dict[str, Any]:
 def by_text(store: FeatureStore, text: str, n: int) -> dict[str, Any]:
     """See `FeatureStore.by_text`."""
     files = store.files
-    if not text:
-        raise ValueError("give some text to look for; found none.")
+    if not isinstance(text, str) or not text:
+        raise ValueError(f"give some text to look for; found {text!r}.")
     first, last = files.vocabulary.find(text, files.tokens, MATCHES)
+    complete = len(first) < MATCHES
+    inside = files.documents[first] == files.documents[last]     # the end of one document and the begin of the next are no text
+    first, last = first[inside], last[inside]
     spans = [np.arange(a, b + 1) for a, b in zip(first, last, strict=True)]
-    inside = np.unique(np.concatenate([np.zeros(0, np.int64), *spans]))
+    covered = np.unique(np.concatenate([np.zeros(0, np.int64), *spans]))
     length = files.manifest["row_length"]
-    return {"text": text, "matches": len(first), "complete": len(first) < MATCHES,
-            "features": ranked(store, inside[files.kept[inside]] if len(inside) else inside, n),
+    return {"text": text, "matches": len(first), "complete": complete,
+            "features": ranked(store, covered[files.kept[covered]], n),
             "places": [{"row": int(a) // length, "position": int(a) % length} for a in first[:SHOWN]]}
 
 
@@ -74,7 +77,10 @@ def ranked(store: FeatureStore, positions: np.ndarray, n: int) -> list[dict[str,
 def by_direction(store: FeatureStore, vector: Any, n: int, at: str = "") -> list[dict[str, Any]]:
     """See `FeatureStore.by_direction`."""
     import torch
-    direction = torch.as_tensor(vector, dtype=torch.float32).flatten().cpu()
+    try:
+        direction = torch.as_tensor(vector, dtype=torch.float32).flatten().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"a direction is a tensor or an array of numbers; found a {type(vector).__name__}.") from error
     rows, writes = store.unit_directions, store.wiring["writes"]
     if at and at not in writes:
         raise ValueError(f"this dictionary writes {', '.join(writes)}; found {at!r}.")
@@ -89,7 +95,7 @@ def by_direction(store: FeatureStore, vector: Any, n: int, at: str = "") -> list
     if not at or len(writes) == 1:
         direction = direction / store.dictionary.units().float()
     cosines = rows @ torch.nn.functional.normalize(direction, dim=0)
-    values, best = cosines.topk(min(n, len(cosines)))
+    values, best = cosines.topk(min(max(0, n), len(cosines)))
     labels, names = store.notes.labels(best.tolist()), store.names.newest(best.tolist())
     return [{"latent": i, "cosine": round(value, 6), "label": labels.get(i), "name": names.get(i)}
             for i, value in zip(best.tolist(), values.tolist(), strict=True)]

@@ -14,7 +14,7 @@ import numpy as np
 from ..files import write
 from .cut import Corpus, cut, levels
 from .journal import Journal
-from .layout import KINDS, id_type
+from .layout import KINDS, amount, id_type
 from .record import Runs, stable_order
 
 SHARD = 1 << 24     # firings that a shard holds at most, unless a single latent has more
@@ -147,14 +147,16 @@ def by_position(folder: Path, journal: Journal, runs: Runs, offset: np.ndarray, 
 
 def _reserve(path: Path) -> None:
     """Take a file's whole room on the disk at once: a memory map that finds the disk full ends the process without a word."""
-    size = path.stat().st_size
+    if not hasattr(os, "posix_fallocate"):     # macOS and Windows have none
+        return
+    room = path.stat().st_size
     try:
         with open(path, "rb+") as file:
-            os.posix_fallocate(file.fileno(), 0, size)
+            os.posix_fallocate(file.fileno(), 0, room)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise OSError(error.errno, f"{size / 1e9:,.1f} GB are needed for {path.name} and there is no space left on the disk; "
+        raise OSError(error.errno, f"{amount(room)} are needed for {path.name} and there is no space left on the disk; "
                       "free some and run this again: what was finished before is still there") from error
 
 

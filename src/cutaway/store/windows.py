@@ -7,6 +7,8 @@ import numpy as np
 from .features import Passage
 from .reading import Files
 
+SPREAD = 3     # tokens to either side that a character at the edge of a stretch can be spread over, having at most four bytes
+
 
 def passages(files: Files, latent: int, positions: np.ndarray, before: int, after: int, kinds: list[str],
              activations: np.ndarray | None = None, quantiles: np.ndarray | None = None) -> list[Passage]:
@@ -25,12 +27,11 @@ def passages(files: Files, latent: int, positions: np.ndarray, before: int, afte
         values[edges[:-1] + places - starts] = activations
     values = values.round(6)
     documents = files.documents[positions].tolist()
-    tokens = files.tokens[spread].tolist() if files.has_words else None
     quantile = np.zeros(len(positions)) if quantiles is None else quantiles.astype(np.float64)
     made = []
     for i, kind in enumerate(kinds):
         a, b = edges[i], edges[i + 1]
-        words = [""] * int(b - a) if tokens is None else files.vocabulary.pieces(tokens[a:b])
+        words = text(files, int(rows[i]), int(starts[i]), int(stops[i]))
         made.append(Passage(words, values[a:b].tolist(), int(places[i] - starts[i]), int(rows[i]), int(places[i]),
                             float(quantile[i]), kind, int(starts[i]), documents[i]))
     return made
@@ -47,8 +48,10 @@ def fired(files: Files, latent: int, positions: np.ndarray) -> np.ndarray:
 
 
 def text(files: Files, row: int, start: int, stop: int) -> list[str]:
-    """The text of some tokens of a row; empty where the data has none."""
+    """The text of some tokens of a row, as they have it in the whole row; empty where the data has none."""
     if not files.has_words:
         return [""] * (stop - start)
-    first = row * files.manifest["row_length"]
-    return files.vocabulary.pieces(files.tokens[first + start: first + stop].tolist())
+    length = files.manifest["row_length"]
+    low, high = max(start - SPREAD, 0), min(stop + SPREAD, length)
+    pieces = files.vocabulary.pieces(files.tokens[row * length + low: row * length + high].tolist())
+    return pieces[start - low: stop - low]

@@ -98,7 +98,7 @@ def said(folder: Path) -> dict[str, str]:
 def load(folder: str | Path, net: Network, data: Any = None) -> Run:
     """The run that `learn` left in a folder."""
     folder = Path(folder)
-    dictionaries = load_dictionaries(folder)
+    dictionaries = {key: one.to(net.device) for key, one in load_dictionaries(folder).items()}
     if not dictionaries:
         unfinished = any((folder / name).exists() for name in (NEWEST, BEFORE, "checkpoints"))
         what = "training there is not finished; run the same command again to go on" if unfinished else "it holds none"

@@ -12,13 +12,24 @@
     document.dispatchEvent(new Event("theme"));
   });
 
-  // The tab is part of the address, so that it can be sent to others and is there after a reload.
+  // The tab is part of the address, so that it can be sent to others and is there after a reload; the features beside this one
+  // are opened at the same tab, with as many tokens around.
   const tabs = all("input[name=kind]");
-  const shown = tabs.find((tab) => `#${tab.value}` === location.hash);
-  if (shown) shown.checked = true;
+  const pass = () => all(".steps a[rel], .tools a").forEach((to) => {
+    to.hash = location.hash;
+    if (to.rel) to.search = location.search;
+  });
+  const turn = () => {
+    const shown = tabs.find((tab) => `#${tab.value}` === location.hash);
+    if (shown) shown.checked = true;
+    if (tabs.length) pass();
+  };
+  turn();
+  addEventListener("hashchange", turn);
   tabs.forEach((tab) => tab.addEventListener("change", () => {
     history.replaceState(null, "", `#${tab.value}`);
     one("#interval")?.replaceChildren();
+    pass();
   }));
   document.addEventListener("click", (event) => {
     const close = event.target.closest("[data-close]");
@@ -36,6 +47,24 @@
   document.addEventListener("htmx:afterSettle", (event) => {
     if (least && Number(least.value)) sift();
     if (event.target.id === "interval") event.target.scrollIntoView({ block: "nearest" });
+  });
+
+  // A server that is gone says nothing by itself.
+  document.addEventListener("htmx:sendError", (event) => {
+    const said = Object.assign(document.createElement("p"), { className: "message", role: "alert",
+      textContent: "The server does not answer. Is it still running where cutaway serve was started?" });
+    const target = event.detail.target;
+    one(".message", target.parentElement)?.remove();
+    target.prepend(said);
+  });
+
+  // A table that the browser kept whole for the way back does not know the labels that were given since.
+  addEventListener("pageshow", (event) => { if (event.persisted && one("[data-list]")) location.reload(); });
+
+  // What was not chosen is no part of the address.
+  document.addEventListener("htmx:configRequest", (event) => {
+    const { verb, parameters } = event.detail;
+    if (verb === "get") Object.keys(parameters).forEach((name) => parameters[name] === "" && delete parameters[name]);
   });
 
   // The field of the table that is searched keeps what was typed when the table is sorted.

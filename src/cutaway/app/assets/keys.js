@@ -29,7 +29,10 @@
 
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.key === "Escape" && typing(document.activeElement)) { document.activeElement.blur(); return; }
+    if (event.key === "Escape") {
+      if (typing(document.activeElement)) document.activeElement.blur(); else one("[data-close]")?.click();
+      return;
+    }
     const act = acts[event.key];
     if (!act || typing(document.activeElement)) return;
     const acted = act();

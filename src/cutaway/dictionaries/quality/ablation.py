@@ -61,23 +61,24 @@ def measured(dictionary: Dictionary, bench: Bench, pairs: np.ndarray) -> tuple[n
     """Sparsity and norm of the effect for pairs [m, 2] of latent and activation."""
     latents, places = pairs.T
     at = torch.from_numpy(bench.position[places])
-    batch = bench.data.rows(bench.row[places])
+    net = bench.net
+    assert net is not None
+    batch = bench.data.rows(bench.row[places]).to(net.device)
     ids = batch.inputs["input_ids"][:, : int(at.max()) + AFTER]
-    net, rows = bench.net, torch.arange(len(ids))
+    rows = torch.arange(len(ids))
     strength = torch.from_numpy(np.asarray(bench.matrix(dictionary)[places, latents])).flatten()
     change = torch.zeros(*ids.shape, dictionary.W_dec.shape[1])
     change[rows, at] = -strength[:, None] * dictionary.W_dec[torch.from_numpy(latents)]
-    assert net is not None
 
     def cut(x: Tensor, where: At) -> Tensor:
         return x + change.to(x).view_as(x)
 
     inputs = replace(batch, inputs={"input_ids": ids}, keep=None)
     before = net.logits(inputs)
-    with net.edited(Edit(raw(dictionary.written(net)), cut)):
+    with net.edited(Edit(raw(net.site(dictionary.writes[0])), cut)):
         after = net.logits(inputs)
     window = at[:, None] + torch.arange(AFTER)
-    moved = (after - before)[rows[:, None], window].double()
+    moved = (after - before).cpu()[rows[:, None], window].double()
     moved = moved - moved.median(-1, keepdim=True).values
     return concentration(moved.flatten(1).numpy()), moved.flatten(1).norm(dim=1).numpy()
 

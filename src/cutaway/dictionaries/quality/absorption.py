@@ -25,12 +25,13 @@ STRENGTH = 1e-2
 class Question:
     """One class and its tokens: to train, to choose and to score; and the probe of it on the activations."""
 
+    name: str
     y: np.ndarray
     parts: tuple[np.ndarray, np.ndarray, np.ndarray]
     probe: Probe
 
 
-def question(bench: Bench, y: np.ndarray, known: np.ndarray, split: np.ndarray, seed: int) -> Question | None:
+def question(bench: Bench, name: str, y: np.ndarray, known: np.ndarray, split: np.ndarray, seed: int) -> Question | None:
     """The question with its probe; none where tokens are few or the probe is poor on the scored tokens."""
     random = np.random.default_rng(seed)
     parts = tuple(balanced(y, np.flatnonzero(known & (split == part)), EACH, random) for part in range(3))
@@ -38,12 +39,12 @@ def question(bench: Bench, y: np.ndarray, known: np.ndarray, split: np.ndarray, 
         return None
     train, _, test = parts
     probe = fit(bench.x[train].numpy(), y[train], STRENGTH)
-    return Question(y, parts, probe) if f1(probe(bench.x[test].numpy()), y[test]) >= PROBE_F1 else None  # type: ignore[arg-type]
+    return Question(name, y, parts, probe) if f1(probe(bench.x[test].numpy()), y[test]) >= PROBE_F1 else None  # type: ignore[arg-type]
 
 
 def classes(bench: Bench, seed: int) -> list[Question | None]:
     """What a token is to Python's tokenizer, split by documents."""
-    return [question(bench, bench.tasks.of(name), bench.tasks.known, bench.split(seed), seed)
+    return [question(bench, name, bench.tasks.of(name), bench.tasks.known, bench.split(seed), seed)
             for name in bench.tasks.names if name in labels.CLASSES]
 
 
@@ -52,7 +53,7 @@ def letters(bench: Bench, seed: int) -> list[Question | None]:
     first, token = bench.tasks.letters, bench.tasks.token
     share = np.random.default_rng(seed).random(int(token.max(initial=0)) + 1)[token]
     split = np.searchsorted([0.5, 0.7], share)
-    return [question(bench, first == letter, first >= 0, split, seed) for letter in range(len(labels.LETTERS))]
+    return [question(bench, name, first == i, first >= 0, split, seed) for i, name in enumerate(labels.LETTERS)]
 
 
 def absorbed(dictionary: Dictionary, bench: Bench, asked: Question) -> tuple[float, float] | None:
@@ -102,7 +103,7 @@ def absorption(dictionary: Dictionary, bench: Bench) -> Results:
         if reason:
             found |= dict.fromkeys(names, Undefined(reason))
             continue
-        full, fraction, asked, unknown = [], [], 0, 0
+        full, fraction, things, asked, unknown = [], [], [], 0, 0
         for seed in bench.seeds:
             key = ("absorption", group, seed)
             if key not in bench.kept:
@@ -110,18 +111,19 @@ def absorption(dictionary: Dictionary, bench: Bench) -> Results:
             asked = max(asked, len(bench.kept[key]))
             for each in bench.kept[key]:
                 result = absorbed(dictionary, bench, each)
+                things.append(each.name)
                 unknown += result is None
                 full.append(result[0] if result else np.nan)
                 fraction.append(result[1] if result else np.nan)
-        of = f"{group} in {len(bench.seeds)} splits; {unknown} more without latents of their own"
+        of = f"{group} in {len(bench.seeds)} splits" + f"; {unknown} times without latents of their own" * bool(unknown)
         for name, values in zip(names, (full, fraction), strict=True):
-            found[name] = mean_of(values, "lower", of, least=3) if asked >= least else Undefined(
+            found[name] = mean_of(values, "lower", of, least=3, things=things) if asked >= least else Undefined(
                 f"the activations show {asked} {group} with an F1 of {PROBE_F1} or more, and {least} are needed")
     return found
 
 
 ABSORPTION = Metric(
-    "absorption", 1, "diagnostic",
+    "absorption", 2, "diagnostic",
     f"for classes that a probe on the activations finds (F1 {PROBE_F1}) and that have latents of their own (up to {MOST}, each "
     f"worth {GAIN} of F1): the share of rightly found tokens on which all of these are silent while one other latent, of "
     f"cosine {COSINE} with the probe, carries {PART} of the projection; and the part that such latents carry",

@@ -55,13 +55,29 @@ Result = Sums | Undefined
 Results = dict[str, Result]
 
 
-def mean_of(values: Sequence[float] | np.ndarray, better: str, of: str, unit: str = "", least: int = 2) -> Result:
-    """The mean over things; nan says that it is undefined for a thing, and fewer than `least` others leave it undefined."""
+def mean_of(values: Sequence[float] | np.ndarray, better: str, of: str, unit: str = "", least: int = 2,
+            things: Sequence[Any] | None = None) -> Result:
+    """The mean over things; nan says that it is undefined for a thing, and fewer than `least` others leave it undefined.
+
+    things: which thing each value is of, where each has several, such as one a split; they are resampled together.
+    """
     x = np.asarray(values, np.float64)
     known = np.isfinite(x)
-    if known.sum() < least:
-        return Undefined(f"it is defined for {known.sum()} of {len(x)} {of}, and needs {least}")
-    return Sums(np.stack([np.where(known, x, 0.0), known], 1), share, better, of, int(known.sum()), unit)
+    parts = together(np.stack([np.where(known, x, 0.0), known], 1), things)
+    n = int((parts[:, 1] > 0).sum())
+    if n < least:
+        return Undefined(f"it is defined for {n} of {len(parts)} {of}, and needs {least}")
+    return Sums(parts, share, better, of, n, unit)
+
+
+def together(parts: np.ndarray, things: Sequence[Any] | None) -> np.ndarray:
+    """The parts of each thing summed, as the same thing in several splits is no independent sample."""
+    if things is None:
+        return parts
+    number = {thing: i for i, thing in enumerate(dict.fromkeys(things))}
+    summed = np.zeros((len(number), parts.shape[1]))
+    np.add.at(summed, [number[thing] for thing in things], parts)
+    return summed
 
 
 def share(sums: np.ndarray) -> np.ndarray:

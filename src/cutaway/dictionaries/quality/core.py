@@ -11,13 +11,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..dictionary import Dictionary
-from ..evaluate import recovered
+from ..evaluate import harmless, moved_to, recovered
 from ..splicing import losses_under
 from .bench import Bench, rows_of, sums_by
 from .contract import Metric, Results, Sums, Undefined, mean_of, share
 from .wired import alone, in_place
 
 OFFICIAL = {"reconstruction tokens": 409_600, "sparsity tokens": 4_096_000}   # of SAEBench core
+SHARES = {"ce_loss_score": "zero", "loss_lost": "zero", "ce_loss_score_mean": "mean"}     # of what an ablation costs
 LOSS_TOKENS = 15_000      # of the bench's tokens, spread over all of its rows: each needs two passes of the whole network
 
 
@@ -101,15 +102,16 @@ def behaviour(dictionary: Dictionary, bench: Bench) -> Results:
         return dict.fromkeys(names, Undefined(reason))
     if net is None or net.kind not in ("causal", "masked", "image"):
         return dict.fromkeys(names, Undefined("the network has no loss of its own"))
-    if net.kind == "image" and data.rows([0]).labels is None:
+    if net.kind != "causal" and data.rows([0]).labels is None:
         return dict.fromkeys(names, Undefined("the data has no labels"))
     rows = min(bench.data.n_rows, -(-LOSS_TOKENS // data.row_tokens))
     chosen = np.linspace(0, data.n_rows - 1, rows).round().astype(int)
     fewer, base = replace(data, index=data.index[chosen]), bench.kept
-    conditions: dict[str, Any] = {"spliced": (dictionary.splice(net),)}
+    there = moved_to(dictionary, net.device)
+    conditions: dict[str, Any] = {"spliced": (there.splice(net),)}
     if "zero" not in base:
-        means = bench.written.mean(0).split(bench.widths or (bench.written.shape[1],))
-        conditions |= {"zero": (dictionary.instead(net, [0.0] * len(means)),), "mean": (dictionary.instead(net, means),)}
+        means = bench.written.mean(0).to(net.device).split(bench.widths or (bench.written.shape[1],))
+        conditions |= {"zero": (there.instead(net, [0.0] * len(means)),), "mean": (there.instead(net, means),)}
     found, of = losses_under(net, conditions, fewer, bench.batch_size, divergent=tuple(conditions))
     base.update({name: found[name] for name in ("zero", "mean", "kl zero") if name in found})
     found |= base
@@ -130,12 +132,15 @@ def behaviour(dictionary: Dictionary, bench: Bench) -> Results:
         return (sums[..., 0] - sums[..., 1]) / sums[..., 0]
 
     zero = sums("zero", "spliced", "plain")
-    return {"ce_loss_score": Sums(zero, recovered, "higher", of, n),
-            "loss_lost": Sums(zero, lost, "lower", of, n),
-            "ce_loss_score_mean": Sums(sums("mean", "spliced", "plain"), recovered, "higher", of, n),
-            "ce_rise": Sums(sums("spliced", "plain", "n"), rise, "lower", of, n, "nats a token"),
-            "kl_div_score": Sums(sums("kl zero", "kl spliced"), less, "higher", of, n),
-            "kl": Sums(sums("kl spliced", "n"), share, "lower", of, n, "nats a token")}
+    reasons = {name: harmless(np.subtract(*sums(name, "plain").T), sums("n")[:, 0]) for name in ("zero", "mean")}
+    figures: Results = {
+        "ce_loss_score": Sums(zero, recovered, "higher", of, n), "loss_lost": Sums(zero, lost, "lower", of, n),
+        "ce_loss_score_mean": Sums(sums("mean", "spliced", "plain"), recovered, "higher", of, n),
+        "ce_rise": Sums(sums("spliced", "plain", "n"), rise, "lower", of, n, "nats a token"),
+        "kl_div_score": Sums(sums("kl zero", "kl spliced"), less, "higher", of, n),
+        "kl": Sums(sums("kl spliced", "n"), share, "lower", of, n, "nats a token")}
+    figures |= {name: Undefined(reasons[ablated]) for name, ablated in SHARES.items() if reasons[ablated]}
+    return figures
 
 
 BESIDE = {"random": "floor", "permuted": "floor", "few components": "beside", "neurons": "ceiling"}

@@ -71,9 +71,9 @@ def restored(levels: Any, lengths: np.ndarray, step: float) -> Any:
     return made
 
 
-def error(dictionary: Dictionary, codes: Any, x: np.ndarray) -> np.ndarray:
-    """The squared error of each activation [n, d] as its codes, a sparse matrix [n, width], give it: [n]."""
-    made = codes @ dictionary.W_dec.detach().numpy() + dictionary.b_dec.detach().numpy()
+def error(decoder: tuple[np.ndarray, np.ndarray], codes: Any, x: np.ndarray) -> np.ndarray:
+    """The squared error of each activation [n, d] as its codes, a sparse matrix [n, width], give it by W_dec and b_dec: [n]."""
+    made = codes @ decoder[0] + decoder[1]
     return ((made - x) ** 2).sum(1)
 
 
@@ -94,7 +94,7 @@ def rows_of(bench: Bench) -> Rows:
     seed = bench.seeds[0]
     random, split = np.random.default_rng(seed), bench.split(seed)
     train, choose, test = (np.sort(random.permutation(np.flatnonzero(split == part))[:most]) for part, most in enumerate(MOST))
-    x = bench.x[test].double()
+    x = (bench.x / bench.spread)[test].double()
     variance = float((x - x.mean(0)).pow(2).sum())
     return Rows(train, choose, test, variance, STEPS[::-1] * (variance / len(test) / x.shape[1]) ** 0.5)
 
@@ -102,7 +102,7 @@ def rows_of(bench: Bench) -> Rows:
 def by_components(bench: Bench, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
     """Of all principal components, at each step: the FVU of the scored activations, and the bits of each [steps, n]."""
     from scipy.sparse import csr_matrix
-    train, test = (bench.x[part].double() for part in (rows.train, rows.test))
+    train, test = ((bench.x / bench.spread)[part].double() for part in (rows.train, rows.test))
     mean = train.mean(0)
     axes = torch.linalg.eigh((train - mean).T @ (train - mean)).eigenvectors
     learned, scored = (((x - mean) @ axes).numpy() for x in (train, test))
@@ -126,19 +126,21 @@ def description(dictionary: Dictionary, bench: Bench) -> Results:
         rows = rows_of(bench)
         bench.kept["description"] = rows, by_components(bench, rows)
     rows, (left, bits) = bench.kept["description"]
-    codes, lengths = bench.matrix(dictionary), dictionary.W_dec.detach().norm(dim=1).clamp(min=1e-12).numpy()
+    # Each site in units of its own spread, so that the sites that are written count alike.
+    decoder = ((dictionary.W_dec.detach() / bench.spread).numpy(), (dictionary.b_dec.detach() / bench.spread).numpy())
+    codes, lengths = bench.matrix(dictionary), np.linalg.norm(decoder[0], axis=1).clip(1e-12)
+    x = (bench.x / bench.spread).numpy()
     train, choose, test = (codes[part] for part in (rows.train, rows.choose, rows.test))
-    x = bench.x.numpy()
     spread = float(((x[rows.choose] - x[rows.choose].mean(0)) ** 2).sum())
-    exact = error(dictionary, choose, x[rows.choose]).sum()
+    exact = error(decoder, choose, x[rows.choose]).sum()
 
     def fine_enough(step: float) -> bool:
-        made = error(dictionary, restored(rounded(choose, lengths, step), lengths, step), x[rows.choose]).sum()
+        made = error(decoder, restored(rounded(choose, lengths, step), lengths, step), x[rows.choose]).sum()
         return bool(made - exact <= COARSER * spread)
 
     step = next((step for step in rows.steps if fine_enough(step)), rows.steps[-1])
     levels = rounded(test, lengths, step)
-    fvu = float(error(dictionary, restored(levels, lengths, step), x[rows.test]).sum()) / rows.variance
+    fvu = float(error(decoder, restored(levels, lengths, step), x[rows.test]).sum()) / rows.variance
     ours = Coder.fitted(rounded(train, lengths, step)).bits(levels)
     found, group = np.unique(bench.group[rows.test], return_inverse=True)
     of = f"tokens, coded with an FVU of {fvu:.3f}"
@@ -160,7 +162,7 @@ def description(dictionary: Dictionary, bench: Bench) -> Results:
 
 
 DESCRIPTION = Metric(
-    "description", 1, "diagnostic",
+    "description", 2, "diagnostic",
     f"codes are rounded as coarsely as adds {COARSER} to the FVU on one part of the documents; each latent's rate and levels "
     "are learned on a second part and written down on a third, every latent by itself; bits a token, and these over the bits "
     "that all principal components take with the same coder at the same error. The weights themselves are not counted",

@@ -30,6 +30,7 @@ class Asked:
     pairs: for each question, by part of the split, tokens and as many with the other answer to take over from. All of these
     are read rightly."""
 
+    names: list[str]
     y: np.ndarray
     probes: list[Probe]
     train: list[np.ndarray]
@@ -57,7 +58,8 @@ def asked(bench: Bench, seed: int) -> Asked:
     x = bench.x.numpy()
     pairs = [{part: _pairs(y[:, q], probe, x, np.flatnonzero(tasks.known & (split == part)), random)
               for part in (CHOOSE, SCORE)} for q, (_, probe, _) in enumerate(chosen)]
-    return Asked(y, [probe for _, probe, _ in chosen], [train for *_, train in chosen], pairs)
+    names = [tasks.names[t] for t, *_ in chosen]
+    return Asked(names, y, [probe for _, probe, _ in chosen], [train for *_, train in chosen], pairs)
 
 
 def _pairs(y: np.ndarray, probe: Probe, x: np.ndarray, pool: np.ndarray, random: np.random.Generator) -> Pairs:
@@ -87,7 +89,7 @@ def both(cause: float, isolation: float) -> float:
 
 def over_questions(bench: Bench, patch: Patch) -> Results:
     """The three figures of a way to patch, over questions and splits."""
-    rows = []
+    rows, things = [], []
     for seed in bench.seeds:
         if ("interchange", seed) not in bench.kept:
             bench.kept["interchange", seed] = asked(bench, seed)
@@ -99,12 +101,14 @@ def over_questions(bench: Bench, patch: Patch) -> Results:
                 continue
             found = answers(questions, q, patch(questions, q, *pairs[SCORE]), bench, pairs[SCORE])
             rows.append((*found, both(*found)))
+            things.append(questions.names[q])
     if not rows:
         return dict.fromkeys(NAMES, Undefined("fewer than three questions are read well enough from the activations"))
     of = f"questions in {len(bench.seeds)} splits"
-    cause, isolation, together = np.array(rows).T
+    cause, isolation, harmonic = np.array(rows).T
     # Alone, either is had for nothing: by taking over everything, or nothing.
-    return dict(zip(NAMES, (mean_of(cause, "", of), mean_of(isolation, "", of), mean_of(together, "higher", of)), strict=True))
+    sides = (cause, ""), (isolation, ""), (harmonic, "higher")
+    return {name: mean_of(values, better, of, things=things) for name, (values, better) in zip(NAMES, sides, strict=True)}
 
 
 def interchange(dictionary: Dictionary, bench: Bench) -> Results:
@@ -143,7 +147,7 @@ def anchors(dictionary: Dictionary, bench: Bench) -> dict[str, tuple[str, Result
 
 
 INTERCHANGE = Metric(
-    "interchange", 1, "diagnostic",
+    "interchange", 2, "diagnostic",
     f"up to {QUESTIONS} questions that a probe reads from the activations ({READ:.0%}) and that correlate at most {ALIKE}; for "
     "each, the latents of the largest effect on its probe (how many is chosen on other documents) take the values that they "
     "have at a token with the other answer, the error stays; how often that answer is then read (cause), how often the other "

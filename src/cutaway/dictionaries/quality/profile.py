@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from math import isfinite, nan
+from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -17,71 +18,23 @@ from ...network import Network
 from ..apart import places
 from ..cross_layer import CrossLayer
 from ..dictionary import Dictionary
+from ..evaluate import moved_to
 from ..truth import World
 from . import ablation, absorption, core, description, interchange, perturbation, probing, spurious, stability, truth
 from .bench import Bench, gather
 from .contract import Metric, Results, Sums, Undefined, average, less
 from .controls import CONTROLS
 from .held_out import held_out
+from .keeping import SAME, kept
+from .line import FORMAT, Line, Value, plain
 from .wired import PROFILED, in_place, note
 
 METRICS: dict[str, Metric] = {metric.id: metric for metric in (
     truth.TRUTH, core.RECONSTRUCTION, core.FIRING, core.WEIGHTS, core.BEHAVIOUR, probing.PROBING, absorption.ABSORPTION,
     spurious.SPURIOUS, perturbation.PERTURBATION, interchange.INTERCHANGE, description.DESCRIPTION, ablation.ABLATION,
     stability.STABILITY)}
-FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Value:
-    """A figure of one dictionary: its 95% interval, and of how many of what; without a value, the reason."""
-
-    value: float = nan
-    low: float = nan
-    high: float = nan
-    n: int = 0
-    of: str = ""
-    role: str = ""
-    undefined: str = ""
-
-
-@dataclass(frozen=True)
-class Line:
-    """One figure and all that it must be read with.
-
-    controls: by name, each with its role: floor, ceiling or beside. difference: the figure less that of the random
-    dictionary, with its interval, paired where both are measured on the same things. tells: whether that interval lies
-    on the better side of zero; none where neither side is better or nothing is defined. no_better_than: the controls beside
-    it, such as the site's own dimensions, that it does not exceed beyond the interval of the difference.
-    """
-
-    name: str
-    metric: str
-    role: str
-    better: str
-    unit: str
-    figure: Value
-    controls: dict[str, Value]
-    difference: tuple[float, float, float] | None
-    tells: bool | None
-    no_better_than: tuple[str, ...]
-    digest: str
-
-    @property
-    def verdict(self) -> str:
-        """What may be said of the figure."""
-        if self.figure.undefined:
-            return f"undefined: {self.figure.undefined}"
-        if not self.better:
-            return "describes, neither way is better"
-        if self.difference is None:
-            return "the random dictionary's figure is undefined" if "random" in self.controls else "has no random control"
-        if self.tells:
-            beside = f", but is no better than {' and '.join(self.no_better_than)}" if self.no_better_than else ""
-            return f"tells trained from random{beside}"
-        _, low, high = self.difference
-        worse = high < 0 if self.better == "higher" else low > 0
-        return "does not discriminate: random is better" if worse else "does not discriminate"
+ASKED = {metric.id for metric in (
+    probing.PROBING, absorption.ABSORPTION, spurious.SPURIOUS, perturbation.PERTURBATION, interchange.INTERCHANGE)}
 
 
 @dataclass(frozen=True)
@@ -104,26 +57,18 @@ class Profile:
                      for m in METRICS.values()}
         used = {line.metric for line in self.lines}
         lines = [{**asdict(line), "verdict": line.verdict} for line in self.lines]
-        return _plain({"format": FORMAT, **self.facts, "metrics": {name: protocols[name] for name in protocols if name in used},
-                       "lines": lines})
+        return plain({"format": FORMAT, **self.facts, "metrics": {name: protocols[name] for name in protocols if name in used},
+                      "lines": lines})
 
     def save(self, path: str | Path) -> Path:
         """Write the profile as JSON."""
         return write_json(path, self.json())
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    return None if isinstance(value, float) and not isfinite(value) else value
-
-
 @torch.no_grad()
 def profile(run_or_dictionary: Any, net: Network | None, data: Any, *, trained_on: Any = None,
             others: Sequence[Dictionary] = (), metrics: Iterable[str] | None = None, tokens: int = 50_000,
-            seeds: Sequence[int] = (0, 1, 2), progress: bool = False) -> Profile:
+            seeds: Sequence[int] = (0, 1, 2), unfinished: str | Path | None = None, progress: bool = False) -> Profile:
     """Every figure of a dictionary with its n, interval, floor and ceiling, all from the same run.
 
     run_or_dictionary: a `Dictionary`, or a `Run` with one. net, data: the network it belongs to, and data that it was not
@@ -131,6 +76,8 @@ def profile(run_or_dictionary: Any, net: Network | None, data: Any, *, trained_o
     trained_on: the training data, so that rows with its documents are left out; a run knows its own.
     others: dictionaries of the same recipe from other seeds, for stability. metrics: some of `METRICS`; all if left out.
     tokens: how many activations are looked at. seeds: of controls, splits and probes, at least three.
+    unfinished: a file that keeps the lines of each metric as soon as it is measured; a profile of the same dictionary on the
+        same data takes from it what is there. Several may share it; delete it when all are finished.
 
     Figures of `METRICS` are named after published ones only where the protocol is theirs, and each metric says how it
     differs. A figure that the random dictionary of the same L0 reaches as well is said not to discriminate.
@@ -152,7 +99,8 @@ def profile(run_or_dictionary: Any, net: Network | None, data: Any, *, trained_o
         raise ValueError(f"there is no metric {unknown[0]!r}; there are {', '.join(METRICS)}.")
     if len(seeds) < 3:
         raise ValueError(f"controls, splits and probes need at least three seeds; found {len(seeds)}.")
-    options: dict[str, Any] = {"seeds": tuple(seeds), "others": tuple(others)}
+    dictionary = moved_to(dictionary, "cpu")
+    options: dict[str, Any] = {"seeds": tuple(seeds), "others": tuple(moved_to(other, "cpu") for other in others)}
     said = "whether the dictionary was trained on this data is not known"
     if isinstance(data, World):
         bench = truth.bench_of(data, tokens, **options)
@@ -162,14 +110,15 @@ def profile(run_or_dictionary: Any, net: Network | None, data: Any, *, trained_o
         data, said = held_out(data, trained_on)
         bench = gather(net, dictionary, data, tokens, **options)
     facts = _facts(dictionary, bench, said)
+    facts["tasks"] = list(bench.tasks.names) if bench.data is not None and ASKED.intersection(names) else []
     lines: list[Line] = []
     bar = tqdm(names, desc="profile", leave=False, disable=None if progress else True)
     times = {}
     for name in bar:
         bar.set_postfix_str(name)
-        before = time.perf_counter()
-        lines += lines_of(METRICS[name], dictionary, bench, facts)
-        times[METRICS[name].name] = round(time.perf_counter() - before, 2)
+        found, times[METRICS[name].name] = kept(
+            unfinished, digest_of(METRICS[name], facts), partial(lines_of, METRICS[name], dictionary, bench, facts))
+        lines += found
     facts |= {"seconds": round(time.perf_counter() - start, 2), "seconds_by_metric": times}
     return Profile(facts, tuple(lines))
 
@@ -185,7 +134,7 @@ def lines_of(metric: Metric, dictionary: Dictionary, bench: Bench, facts: dict[s
         controls[name] = role, _control(name, metric, dictionary, bench)
     if metric.anchors is not None and defined:
         controls |= metric.anchors(dictionary, bench)
-    digest = metric.digest({key: facts[key] for key in ("network", "fingerprint", "dictionary", "data", "tokens", "seeds")})
+    digest = digest_of(metric, facts)
     lines = []
     for name, result in ours.items():
         beside = {control: _value(found[name], role) for control, (role, found) in controls.items() if name in found}
@@ -197,8 +146,8 @@ def lines_of(metric: Metric, dictionary: Dictionary, bench: Bench, facts: dict[s
             tells = _exceeds(difference, better)
         for control, (role, found) in controls.items():
             other = found.get(name)
-            if role == "beside" and better and isinstance(result, Sums) and isinstance(other, Sums) and not _exceeds(
-                    less(result, other), better):
+            if role == "beside" and isinstance(result, Sums) and isinstance(other, Sums) and _exceeds(
+                    less(result, other), better) is False:
                 equal.append(control)
         unit = result.unit if isinstance(result, Sums) else ""
         lines.append(Line(name, metric.name, metric.role, better, unit, _value(result), beside, difference, tells,
@@ -206,8 +155,16 @@ def lines_of(metric: Metric, dictionary: Dictionary, bench: Bench, facts: dict[s
     return lines
 
 
+def digest_of(metric: Metric, facts: dict[str, Any]) -> str:
+    """Of the way of measuring, and of what is measured on what."""
+    compared = ("others",) if metric.id == stability.STABILITY.id else ()
+    return metric.digest({key: facts[key] for key in (*SAME, *compared)})
+
+
 def _exceeds(difference: tuple[float, float, float], better: str) -> bool | None:
-    """Whether a difference with its interval lies on the better side of zero; none where neither side is."""
+    """Whether a difference with its interval lies on the better side of zero; none where neither side is, or no interval."""
+    if not isfinite(difference[1]):
+        return None
     return {"higher": difference[1] > 0, "lower": difference[2] < 0}.get(better)
 
 
@@ -249,9 +206,8 @@ def _facts(dictionary: Dictionary, bench: Bench, said: str) -> dict[str, Any]:
     official = {name: round(bench.n / n, 4) for name, n in core.OFFICIAL.items()}
     return {
         "network": net.name if net else "", "fingerprint": fingerprint(net) if net else "",
-        "dictionary": {**made, "checksum": checksum(dictionary)},
+        "dictionary": {**made, "checksum": checksum(dictionary)}, "others": [checksum(other) for other in bench.others],
         "data": f"{data.name} ({data.fingerprint})" if data is not None else f"the world {bench.truth[0].name}",
         "held_out": said, "note": note(dictionary), "tokens": bench.n, "rows": len(set(bench.row.tolist())),
         "groups": f"{bench.groups} {bench.grouped_by}",
-        "seeds": list(bench.seeds), "share_of_official_budget": official,
-        "tasks": list(bench.tasks.names) if data is not None else []}
+        "seeds": list(bench.seeds), "share_of_official_budget": official}

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..apart import places
 from ..dictionary import Dictionary
 from ..truth import matched
 from .bench import Bench
@@ -21,10 +22,11 @@ def stability(dictionary: Dictionary, bench: Bench) -> Results:
     """Cosine of each latent's decoder row with its partner's in the dictionaries of other seeds, and how many agree."""
     if not bench.others:
         return dict.fromkeys(NAMES, Undefined("no dictionary of the same recipe from another seed was given (others=)"))
-    wrong = next((other for other in bench.others if other.d != dictionary.d or other.site != dictionary.site), None)
+    wrong = next((other for other in bench.others if (other.d, other.W_dec.shape[1], places(other)) != (
+        dictionary.d, dictionary.W_dec.shape[1], places(dictionary))), None)
     if wrong is not None:
-        raise ValueError(f"dictionaries are compared at one site; found {dictionary.site} of width {dictionary.d} and "
-                         f"{wrong.site} of width {wrong.d}.")
+        raise ValueError(f"dictionaries are compared at one site; found {places(dictionary)} of width {dictionary.d} and "
+                         f"{places(wrong)} of width {wrong.d}.")
     alive = bench.codes(dictionary).counts(dictionary.width).numpy() > 0
     # Each site that is written in the units of the one that is looked at.
     units = dictionary.units()

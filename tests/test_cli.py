@@ -208,7 +208,7 @@ def test_a_network_of_images_goes_the_same_way(tmp_path: Path, capsys: pytest.Ca
 
 def test_the_catalogue_says_all_about_one_method(capsys: pytest.CaptureFixture) -> None:
     run("catalogue", "topk")
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
     for part in ("arXiv 2406.04093", "cutaway.dictionaries.topk.TopK(width=4096, k=32", "section 2.3", "cutaway prove topk"):
         assert part in said
     assert "'top-k'; the nearest are topk" in refused(capsys, "catalogue", "top-k")

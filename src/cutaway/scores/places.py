@@ -146,7 +146,7 @@ def _output_of(net: Network, weight: Site, data: Any) -> tuple[Site, Reference]:
     site, module = net.site(f"{weight.path}:out"), net.module.get_submodule(weight.path)
     for batch in data.batches(1, stop=1):  # some networks hand all tokens of a batch to a map as if they were rows
         x = net.record(batch, site)[site.name]
-        site = replace(site, flat=x.ndim == 2 and len(x) != 1)
+        site = replace(site, flat=site.flat or x.ndim == 2 and len(x) != 1)
     bias = getattr(module, "bias", None)
     if bias is None:
         return site, zero

@@ -94,7 +94,7 @@ def test_a_feature_is_found_read_pushed_and_labelled(tab: browser.Tab, address: 
 
     tab.js("document.querySelector('svg .bin').dispatchEvent(new MouseEvent('click', {bubbles: true, cancelable: true}))")
     tab.until("document.querySelector('#interval ol li')")
-    assert "firings from" in tab.js("document.querySelector('#interval h4').innerText") and tab.js(shown) == 0
+    assert "firings from" in tab.js("document.querySelector('#interval h3').innerText") and tab.js(shown) == 0
     tab.js("document.querySelector('[data-close]').click()")
     assert tab.js(shown) == 21
 
@@ -233,8 +233,7 @@ def test_names_are_found_on_the_map_and_choose_rows_of_the_table(tab: browser.Ta
         tab.js("document.querySelector('[data-list] tbody a').click()")
         tab.until("location.pathname.includes('/f/') && document.readyState === 'complete'")
         tab.js("history.back()")
-        tab.until(f"{rows}.join() === '{clear},{doubtful}'")
-        assert tab.js("Boolean(document.querySelector('#filters'))")
+        tab.until(f"{rows}.join() === '{clear},{doubtful}' && Boolean(document.querySelector('#filters'))")
         at_home(tab, address)
 
 
@@ -385,6 +384,17 @@ def test_the_site_opens_from_a_folder(tab: browser.Tab, run: Path, tmp_path: Pat
     tab.js("document.querySelector('.button').click()")
     tab.until("location.href.endsWith('features.html')")
     tab.until("document.readyState === 'complete' && document.querySelector('[data-list] tbody a')")
+    with cw.FeatureStore(cw.stores(run)["blocks.0"]) as store:
+        order = sorted((3, 4), key=lambda latent: store.summary(latent)["max"])
+    listed = "[...document.querySelectorAll('[data-list] tbody tr:not([hidden]) a.f')].map(a => Number(a.textContent))"
+    tab.js("[...document.querySelectorAll('[data-list] th button')].find(b => b.textContent === 'Max').click()")
+    assert tab.js(listed) == order[::-1]
+    tab.js("document.querySelector('[data-list] th[aria-sort=descending] button').click()")
+    assert tab.js(listed) == order and tab.js("document.querySelector('[aria-sort]').textContent.trim()") == "Max ↑"
+    tab.key("/")
+    tab.type("no feature says this")
+    assert tab.js(listed) == []
+    tab.js("const find = document.getElementById('find'); find.value = ''; find.dispatchEvent(new Event('input'))")
     tab.js("document.querySelector('[data-list] tbody a').click()")
     tab.until("location.href.includes('/f/') && document.readyState === 'complete'")
     tab.js("document.querySelector('#tab-random').click()")

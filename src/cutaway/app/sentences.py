@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -117,3 +117,9 @@ def height(name: Mapping[str, Any]) -> str:
 def called(label: str | None, name: Mapping[str, Any] | None) -> str:
     """What a feature is called, where only plain text can stand: its label, or else its name with score and floor."""
     return label or (f"{name['text']} ({height(name)})" if name else "")
+
+
+def values(rows: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> list[list[Any]]:
+    """What the table of features sorts by, row by row."""
+    names = list(columns)
+    return [[(row["name"] or {}).get("above") if name == "above" else row[name] for name in names] for row in rows]

@@ -274,6 +274,8 @@ def test_search_by_direction_and_through_the_network(built: FeatureStore) -> Non
     assert "".join(found["tokens"]) == text
     for at, values, indices in zip(found["features"], codes.values, codes.indices, strict=True):
         assert at[0]["latent"] == int(indices[values.argmax()]) and at[0]["activation"] == pytest.approx(float(values.max()))
+    special = built.net.tokenizer.all_special_tokens[0]
+    assert "".join(built.through(built.net, f"def{special}f")["tokens"]) == f"def{special}f"
 
 
 def test_a_feature_has_the_face_of_run_features(built: FeatureStore, truth: np.ndarray) -> None:

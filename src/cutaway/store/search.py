@@ -125,4 +125,8 @@ def through(store: FeatureStore, net: Network, text: str, n: int) -> dict[str, A
         order = values.argsort(descending=True)[:n].tolist() if kept else []
         features.append([{"latent": int(indices[i]), "activation": float(values[i]), "label": labels.get(int(indices[i])),
                           "name": names.get(int(indices[i]))} for i in order if values[i] != 0])
-    return {"tokens": store.files.vocabulary.pieces(ids.tolist()), "features": features}
+    words = store.files.vocabulary
+    # A special token that somebody typed is one to the network, and is shown as such; the one that begins every text is not.
+    tokens = [words.name(token) if i and token in words.special else piece
+              for i, (token, piece) in enumerate(zip(ids.tolist(), words.pieces(ids.tolist()), strict=True))]
+    return {"tokens": tokens, "features": features}
